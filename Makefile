@@ -1,0 +1,51 @@
+# Two commands need nothing but Python >= 3.11, make and git:
+#   make demo   sets everything up in .venv, then runs the whole pipeline on the embedded data set
+#   make test   sets everything up in .venv, then runs all checks and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := embedkd tests benchmarks data
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check lint types layers pytest format storm wheel clean
+
+demo: $(STAMP)
+	$(BIN)/embedkd demo
+
+test: check
+
+check: lint types layers pytest
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedkd needs Python >= 3.11, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports --no-logo
+
+# Coverage is measured in the worker processes and killed children too, then combined; .coveragerc lives in pyproject.toml.
+pytest: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+storm: $(STAMP)
+	$(BIN)/python -m pytest tests/faults --storm -p no:randomly
+
+wheel: $(STAMP)
+	$(BIN)/python -m build
+
+clean:
+	rm -rf build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m embedkd``."""
+
+from embedkd.cli import main
+
+main()

@@ -1,0 +1,127 @@
+"""The exceptions of embedkd, one tree, a branch a layer.
+
+EmbedKDError
+├── ConfigError            a config file, flag or name that cannot be used
+│   └── UnknownNameError   a name that is in no table; says the nearest ones
+├── StorageError           bytes could not be written or read
+│   ├── ObjectExistsError  a create-only put found an object there
+│   └── ObjectMissingError a read found nothing there
+├── SourceError            shards and samples
+│   ├── ShardError         a tar that is missing, cut, empty or not a tar
+│   └── ImageError         an image that cannot or must not be decoded
+├── TeacherError           a teacher that cannot be loaded or run
+├── StoreError             embedding stores
+│   ├── FormatError        metadata that is not a store of a format this version reads
+│   ├── IntegrityError     bytes that differ from what their commit says
+│   ├── ConflictError      another writer committed something else
+│   └── HoleError          rows that are asked for and were never committed
+├── JoinError              a store and shards that do not belong together
+├── LossError              tensors that a loss cannot use
+├── TrainingError          a run that cannot start or go on
+│   └── CheckpointError    a checkpoint that cannot be resumed
+└── Interrupted            Ctrl-C or SIGTERM, after everything was put in order
+
+Messages are for people: one or two lines that say what was expected, what came, and what to do next. The command line
+prints them without a traceback and exits with code 1. Errors of other libraries are renamed at the boundary, with
+``raise ... from``.
+"""
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class EmbedKDError(Exception):
+    """Base of every error that embedkd raises on purpose."""
+
+
+class ConfigError(EmbedKDError):
+    """A config file, flag or name that cannot be used."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that is in no table.
+
+    Args:
+        kind: What the name should have named, as a person says it ("teacher", "config key").
+        name: The name that came.
+        valid: Every name that would have been right.
+    """
+
+    def __init__(self, kind: str, name: str, valid: "Iterable[str]") -> None:
+        known = sorted(valid)
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+        super().__init__(f"unknown {kind} '{name}'; {hint}")
+        self.kind = kind
+        self.name = name
+
+
+class StorageError(EmbedKDError):
+    """Bytes could not be written or read."""
+
+
+class ObjectExistsError(StorageError):
+    """A create-only put found an object there."""
+
+
+class ObjectMissingError(StorageError):
+    """A read found nothing there."""
+
+
+class SourceError(EmbedKDError):
+    """Shards and samples that cannot be used."""
+
+
+class ShardError(SourceError):
+    """A tar that is missing, cut, empty or not a tar."""
+
+
+class ImageError(SourceError):
+    """An image that cannot or must not be decoded."""
+
+
+class TeacherError(EmbedKDError):
+    """A teacher that cannot be loaded or run."""
+
+
+class StoreError(EmbedKDError):
+    """An embedding store that cannot be used."""
+
+
+class FormatError(StoreError):
+    """Metadata that is not a store of a format this version reads."""
+
+
+class IntegrityError(StoreError):
+    """Bytes that differ from what their commit says."""
+
+
+class ConflictError(StoreError):
+    """Another writer committed something else."""
+
+
+class HoleError(StoreError):
+    """Rows that are asked for and were never committed."""
+
+
+class JoinError(EmbedKDError):
+    """A store and shards that do not belong together."""
+
+
+class LossError(EmbedKDError):
+    """Tensors that a loss cannot use."""
+
+
+class TrainingError(EmbedKDError):
+    """A run that cannot start or go on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that cannot be resumed."""
+
+
+class Interrupted(EmbedKDError):  # noqa: N818 - it is an outcome, not a fault
+    """Ctrl-C or SIGTERM, after everything was put in order."""

@@ -1,0 +1,203 @@
+"""Frozen records that cross layers. They hold facts and know nothing of files, tensors or configs."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def canonical_json(document: object) -> bytes:
+    r"""Serialise to the one byte form that digests are computed over.
+
+    Keys sorted, no spaces, UTF-8, no NaN or infinity.
+
+    >>> canonical_json({"b": 1, "a": "é"})
+    b'{"a":"\xc3\xa9","b":1}'
+
+    Raises:
+        ValueError: The document holds a NaN or an infinity, which JSON cannot say.
+    """
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def blake2b_hex(data: "bytes | bytearray | memoryview") -> str:
+    """BLAKE2b with a 32-byte digest, as 64 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def key_hash(key: str) -> int:
+    """BLAKE2b-64 of a sample's key, as the little-endian u64 of ``rows/key``."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+class RowStatus(IntEnum):
+    """What became of one sample and one output; stored as u8 beside the rows."""
+
+    ABSENT = 0
+    OK = 1
+    DECODE_ERROR = 2
+    FIELD_MISSING = 3
+    NON_FINITE = 4
+    DROPPED = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard, undecoded.
+
+    Attributes:
+        key: webdataset's ``__key__``: the member's path up to the first dot of its basename.
+        ordinal: Position of the sample in its tar, from 0.
+        fields: Suffix in lower case ("jpg", "cls", "txt") to the member's bytes.
+    """
+
+    key: str
+    ordinal: int
+    fields: "Mapping[str, bytes]" = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar, as an index or a manifest describes it.
+
+    Attributes:
+        url: Path, URL or symbolic name (``data:clipart/train-000000.tar``).
+        split: The split that all its samples belong to.
+        size_bytes: Length of the tar.
+        rows: Number of samples.
+        blake2b: BLAKE2b-256 of the tar's bytes, hexadecimal.
+    """
+
+    url: str
+    split: Split
+    size_bytes: int
+    rows: int
+    blake2b: str
+
+
+@dataclass(frozen=True)
+class DecodePolicy:
+    """How image bytes become RGB pixels; part of a store's identity, the same for teachers and students.
+
+    Attributes:
+        background: RGB that transparent pixels are composited on.
+        exif: Whether the EXIF orientation is applied.
+        max_pixels: Images with more pixels are refused before they are decoded.
+    """
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    exif: bool = True
+    max_pixels: int = 64_000_000
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The deterministic transform of a teacher, from RGB pixels to its input.
+
+    Attributes:
+        resize_px: Length of the shorter side after resizing, or height and width where the aspect ratio is not kept.
+        crop_px: Height and width of the centre crop that the model sees.
+        interpolation: "bilinear", "bicubic", ...
+        mean: Per channel, on pixels scaled to [0, 1].
+        std: Per channel, on pixels scaled to [0, 1].
+    """
+
+    resize_px: int | tuple[int, int]
+    crop_px: tuple[int, int]
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output of a teacher: its name (``cls``, ``pooled``, ``logits``, ...), width, and dtype in a store."""
+
+    name: str
+    dim: int
+    dtype: str = "float16"
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """Everything that decides what a teacher says, and where it came from.
+
+    Attributes:
+        name: Full name, family first ("vit:ViT-L-32").
+        model: The architecture in its library's own words ("google/vit-large-patch32-224-in21k").
+        weights_sha256: Digest over names, dtypes, shapes and bytes of the weights, independent of the file.
+        outputs: All outputs that the teacher offers, in a fixed order.
+        preprocess: The transform that belongs to the weights.
+        normalised: Whether rows are L2-normalised as stored.
+        logit_scale: Factor (not its log) that the teacher applies to cosines; None where it has none.
+        logit_bias: Bias added to scaled cosines (SigLIP); None where it has none.
+        precision: dtype of the forward pass ("float32", "bfloat16", "float16").
+        source: Where the weights were read from, for people.
+        revision: Revision of the source, where it has one.
+        libraries: Names and versions of the libraries that ran it.
+        licence: Licence of the weights where the card gives one.
+        random_weights: True where the weights were drawn and not trained.
+    """
+
+    name: str
+    model: str
+    weights_sha256: str
+    outputs: tuple[OutputSpec, ...]
+    preprocess: Preprocess
+    normalised: bool
+    precision: str
+    source: str
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    revision: str | None = None
+    libraries: tuple[tuple[str, str], ...] = ()
+    licence: str | None = None
+    random_weights: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """BLAKE2b-256 over all that decides the values: the same weights in another file have the same one."""
+        facts = asdict(self)
+        for description in ("name", "source", "revision", "libraries", "licence"):
+            del facts[description]
+        return blake2b_hex(canonical_json(facts))
+
+    @property
+    def teacher_id(self) -> str:
+        """Folder name in a store: the model in safe characters and eight digits of the fingerprint."""
+        bare = self.name.split("@", 1)[0]
+        safe = "".join(c if c.isalnum() or c in "-." else "-" for c in bare).strip("-.").lower()
+        return f"{safe[-80:]}-{self.fingerprint[:8]}"
+
+    def output(self, name: str) -> OutputSpec | None:
+        """The output of that name, or None."""
+        return next((o for o in self.outputs if o.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; ``from_json`` gives an equal spec back."""
+        document = json.loads(canonical_json(asdict(self)))
+        assert isinstance(document, dict)
+        return document
+
+    @classmethod
+    def from_json(cls, document: "Mapping[str, Any]") -> "TeacherSpec":
+        """The inverse of ``to_json``.
+
+        Raises:
+            TypeError: A field is missing or unknown.
+        """
+        facts = dict(document)
+        facts["outputs"] = tuple(OutputSpec(**o) for o in facts["outputs"])
+        lists_to_tuples: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in facts["preprocess"].items()
+        }
+        facts["preprocess"] = Preprocess(**lists_to_tuples)
+        facts["libraries"] = tuple((str(n), str(v)) for n, v in facts["libraries"])
+        return cls(**facts)
