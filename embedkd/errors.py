@@ -57,6 +57,11 @@ class UnknownNameError(ConfigError):
         super().__init__(f"unknown {kind} '{name}'; {hint}")
         self.kind = kind
         self.name = name
+        self.valid = tuple(known)
+
+    def __reduce__(self) -> "tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...]]]":
+        """Errors cross process boundaries; by default only the message would."""
+        return UnknownNameError, (self.kind, self.name, self.valid)
 
 
 class StorageError(EmbedKDError):

@@ -131,7 +131,7 @@ class TeacherSpec:
 
     Attributes:
         name: Full name, family first ("vit:ViT-L-32").
-        model: The architecture in its library's own words ("google/vit-large-patch32-224-in21k").
+        model: The architecture as its adapter describes it; the same for a hub's copy and a local one.
         weights_sha256: Digest over names, dtypes, shapes and bytes of the weights, independent of the file.
         outputs: All outputs that the teacher offers, in a fixed order.
         preprocess: The transform that belongs to the weights.

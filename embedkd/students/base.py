@@ -1,0 +1,77 @@
+"""What every student is, whoever built its layers."""
+
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import nn
+
+from embedkd.seeding import stream_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+
+class StudentOutput(NamedTuple):
+    """What a student says about B images.
+
+    Attributes:
+        embedding: [B, embedding_dim], not normalised; the head reads it and losses compare it.
+        logits: [B, num_classes], raw.
+    """
+
+    embedding: "Tensor"
+    logits: "Tensor"
+
+
+class Student(nn.Module, ABC):
+    """A model with an embedding and a classifier on top of it.
+
+    Attributes:
+        embedding_dim: Width of the embedding.
+        num_classes: Width of the logits.
+        image_px: Height and width of its input.
+    """
+
+    embedding_dim: int
+    num_classes: int
+    image_px: int
+
+    @abstractmethod
+    def forward(self, pixels: "Tensor") -> StudentOutput:
+        """Look at images.
+
+        Args:
+            pixels: float32 [B, 3, image_px, image_px], normalised per channel.
+        """
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters, by name, that weight decay leaves alone beside those of one dimension; timm's convention."""
+        return set()
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of parameters, trainable or not, each once.
+
+    >>> parameter_count(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@contextmanager
+def drawn_from(seed: int) -> "Iterator[None]":
+    """Within it, modules are built on the CPU and draw their initial weights from that seed alone.
+
+    Torch's own CPU generator is as before afterwards. The seed goes to no other device's, as torch.manual_seed does.
+    """
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(stream_seed(seed, "student"))
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.default_generator.set_state(state)
