@@ -1,0 +1,1 @@
+"""Shards and samples: finding, indexing, reading, decoding, packing. Torch-free."""
