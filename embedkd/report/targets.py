@@ -1,0 +1,78 @@
+"""Where the targets of runs came from: the teacher and its store, as far as the store can be opened from here."""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from embedkd.errors import EmbedKDError
+from embedkd.report import units
+from embedkd.store import EmbeddingStore, TeacherView, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedkd.records import TeacherSpec
+    from embedkd.report.runs import Run
+
+Facts = list[tuple[str, str]]
+_SHOWN_DIGITS = 16
+
+
+def targets_of(runs: "Sequence[Run]") -> list[tuple[list[int], Facts]]:
+    """The stores that runs learnt from.
+
+    Returns:
+        For each store and teacher: positions of the runs, and facts to show.
+    """
+    users: dict[tuple[str, str | None], list[int]] = defaultdict(list)
+    for number, run in enumerate(runs):
+        url = run.setting("train", "targets")
+        if url is not None and not (run.finished and run.fact("teacher") is None):
+            users[url, run.setting("train", "teacher")].append(number)
+    return [(numbers, _facts(url, teacher)) for (url, teacher), numbers in users.items()]
+
+
+def _facts(url: str, teacher: str | None) -> Facts:
+    try:
+        store = open_store(url)
+        view = store.teacher(teacher)
+    except EmbedKDError as error:
+        return [("Store", url), ("Not opened", str(error))]
+    return [*_teacher_facts(view.spec), *_store_facts(url, store, view)]
+
+
+def _teacher_facts(spec: "TeacherSpec") -> Facts:
+    preprocess = spec.preprocess
+    resize = preprocess.resize_px
+    resized = _area(resize) if isinstance(resize, tuple) else f"shorter side {resize}"
+    crop = _area(preprocess.crop_px)
+    facts = [
+        ("Teacher", spec.name),
+        ("Architecture", spec.model),
+        ("Weights", "random, not trained" if spec.random_weights else spec.source),
+        ("Revision", spec.revision),
+        ("Licence", spec.licence),
+        ("SHA-256 of the weights", f"{spec.weights_sha256[:_SHOWN_DIGITS]}…"),
+        ("Input", f"{resized} px, {preprocess.interpolation}, centre {crop} px"),
+        ("Precision", spec.precision),
+        ("Libraries", ", ".join(f"{name} {version}" for name, version in spec.libraries)),
+    ]
+    return [(label, value) for label, value in facts if value]
+
+
+def _area(height_width: tuple[int, int]) -> str:
+    return "{} \N{MULTIPLICATION SIGN} {}".format(*height_width)
+
+
+def _store_facts(url: str, store: EmbeddingStore, view: TeacherView) -> Facts:
+    rows: dict[str, int] = defaultdict(int)
+    for slot in store.slots:
+        rows[slot.shard.split] += slot.rows
+    outputs = [output for output in view.spec.outputs if output.name in view.outputs]
+    classes = store.class_names
+    return [
+        ("Outputs", ", ".join(f"{output.name} ({output.dim}, {output.dtype})" for output in outputs)),
+        ("Store", f"{url}, id {store.uuid}"),
+        ("Shards", f"{units.count(len(store.shards))} of {store.manifest.root}"),
+        ("Samples", ", ".join(f"{units.count(count)} {split}" for split, count in rows.items())),
+        ("Classes", units.count(None if classes is None else len(classes))),
+    ]
