@@ -1,0 +1,70 @@
+"""The application: its commands, and how errors end it.
+
+Exit codes: 0 done, 1 an error that the user can act on (one or two lines, no traceback), 2 usage.
+"""
+
+import os
+import sys
+
+import typer
+
+from embedkd import __version__
+from embedkd.cli.data import pack_command
+from embedkd.cli.demo import demo_command
+from embedkd.cli.runs import evaluate_command, report_command, train_command
+from embedkd.cli.stores import average_command, precompute_command, store_app
+from embedkd.cli.tables import losses_command, students_command, teachers_command
+from embedkd.errors import EmbedKDError, Interrupted
+
+app = typer.Typer(
+    name="embedkd",
+    help="Knowledge distillation from stored teacher embeddings: run the teacher once, train students many times.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"embedkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options of every command."""
+
+
+app.command("demo")(demo_command)
+app.command("pack")(pack_command)
+app.command("precompute")(precompute_command)
+app.command("average")(average_command)
+app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
+app.command("report")(report_command)
+app.command("teachers")(teachers_command)
+app.command("students")(students_command)
+app.command("losses")(losses_command)
+app.add_typer(store_app, name="store")
+
+
+def main() -> None:
+    """Run the command line; ends the process with the command's exit code."""
+    try:
+        app()
+    except EmbedKDError as error:
+        word = "stopped" if isinstance(error, Interrupted) else "error"
+        typer.echo(f"{word}: {error}".removeprefix("stopped: ") if word == "stopped" else f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from what is finished", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has left; leave without a second error from the interpreter's own flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

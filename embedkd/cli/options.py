@@ -1,0 +1,16 @@
+"""Flags that several commands share, each said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str | None,
+    typer.Option(help="Shards: a folder, a glob, a pattern such as 'train-{000000..000007}.tar', or data:clipart."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with every setting; flags change it.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

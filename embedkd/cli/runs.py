@@ -1,0 +1,104 @@
+"""``embedkd train``, ``evaluate`` and ``report``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedkd.cli.options import AsJson, ConfigFile, Data, Sets
+from embedkd.cli.output import print_json, print_rows
+from embedkd.cli.progress import watcher
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
+
+
+def train_command(
+    targets: Annotated[str | None, typer.Option(help="The embedding store.")] = None,
+    student: Annotated[str | None, typer.Option(help="vit-tiny, vit-base, ...; see embedkd students.")] = None,
+    data: Data = None,
+    out: Annotated[str | None, typer.Option(help="The run folder.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step, over all ranks.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at the end of the warm-up.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initialisation, order and augmentation.")] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=WEIGHT", help="A loss of the sum; naming one replaces the default recipe."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    allow_partial: Annotated[
+        bool | None, typer.Option("--allow-partial", help="Leave out samples that have no target.")
+    ] = None,
+    allow_view_mismatch: Annotated[
+        bool | None,
+        typer.Option("--allow-view-mismatch", help="Per-sample losses with augmentation that the teacher did not see."),
+    ] = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a student on shards joined with stored targets; no teacher is loaded."""
+    from embedkd.config import load_config
+    from embedkd.training import train
+
+    values: dict[str, Any] = {
+        "train.targets": targets,
+        "student.name": student,
+        "data.shards": data,
+        "train.out": out,
+        "train.epochs": epochs,
+        "train.global_batch_size": batch_size,
+        "optimiser.lr": lr,
+        "train.seed": seed,
+        "losses": _weights(loss),
+        "train.allow_partial": allow_partial,
+        "train.allow_view_mismatch": allow_view_mismatch,
+    }
+    settings = load_config(config, values=values, sets=sets or [])
+    result = train(settings, resume=resume, progress=watcher())
+    if as_json:
+        print_json(result.to_json())
+        return
+    typer.echo(result)
+    typer.echo(f"next: embedkd evaluate {settings.train.out}; embedkd report {settings.train.out}")
+
+
+def evaluate_command(
+    run: Run,
+    data: Data = None,
+    knn: Annotated[bool, typer.Option(help="Also classify by nearest neighbours among training embeddings.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a trained student on the test split."""
+    from embedkd.evaluation import evaluate_run
+
+    found = evaluate_run(run, data=data, knn=knn)
+    if as_json:
+        print_json(found)
+        return
+    print_rows(
+        ("metric", "value"), [(name, f"{value:.4f}") for name, value in found.items() if isinstance(value, float)]
+    )
+
+
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders to compare.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page about runs."""
+    from embedkd.report import write_report
+
+    typer.echo(write_report(runs, out))
+
+
+def _weights(texts: list[str] | None) -> dict[str, float] | None:
+    if not texts:
+        return None
+    weights = {}
+    for text in texts:
+        name, separator, weight = text.partition("=")
+        try:
+            weights[name] = float(weight) if separator else 1.0
+        except ValueError as error:
+            raise typer.BadParameter(f"expected NAME=WEIGHT, got {text!r}", param_hint="--loss") from error
+    return weights

@@ -1,0 +1,59 @@
+"""What is in a store, for people and scripts."""
+
+from collections import Counter
+from typing import Any
+
+from embedkd.store import EmbeddingStore, TeacherView, open_store, set_names
+
+
+def describe_store(location: str) -> dict[str, Any]:
+    """Facts about a store as JSON values: data, splits, teachers, coverage, class sets.
+
+    Raises:
+        StoreError: There is no store, or its metadata cannot be trusted.
+    """
+    store = open_store(location)
+    splits: Counter[str] = Counter()
+    for slot in store.slots:
+        splits[slot.shard.split] += slot.rows
+    return {
+        "store": store.storage.url,
+        "format": 1,
+        "store_uuid": store.uuid,
+        "capacity": store.capacity,
+        "data": store.manifest.root,
+        "shards": len(store.shards),
+        "slots": len(store.slots),
+        "rows": splits.total(),
+        "splits": dict(splits),
+        "classes": None if store.class_names is None else list(store.class_names),
+        "teachers": [_teacher(store, teacher_id) for teacher_id in store.teacher_ids],
+    }
+
+
+def _teacher(store: EmbeddingStore, teacher_id: str) -> dict[str, Any]:
+    view = TeacherView(store, teacher_id)
+    spec = view.spec
+    return {
+        "id": teacher_id,
+        "name": spec.name,
+        "model": spec.model,
+        "weights_sha256": spec.weights_sha256,
+        "source": spec.source,
+        "licence": spec.licence,
+        "precision": spec.precision,
+        "outputs": [_output(view, name) for name in view.outputs],
+    }
+
+
+def _output(view: TeacherView, name: str) -> dict[str, Any]:
+    spec = view.spec.output(name)
+    commits = [commit for slot in view.store.slots if (commit := view.commit(slot, name)) is not None]
+    return {
+        "name": name,
+        "dim": spec.dim if spec is not None else None,
+        "dtype": spec.dtype if spec is not None else None,
+        "committed": len(commits),
+        "usable": sum(commit.ok[name] for commit in commits),
+        "class_sets": set_names(view, name),
+    }

@@ -1,0 +1,76 @@
+"""A store for the shards at hand: the one that is there, if it was made from them, or a new one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedkd.errors import ShardError, StoreError
+from embedkd.records import DecodePolicy, Shard
+from embedkd.sources.index import index_shard
+from embedkd.sources.shards import Listing, index_shards, list_data, shard_path
+from embedkd.storage import open_storage
+from embedkd.store import EmbeddingStore, create_store, is_created, open_store, remembered_root
+
+if TYPE_CHECKING:
+    from embedkd.config import Config
+    from embedkd.progress import Progress
+
+EMBEDDED_DATA = "data:clipart"
+
+
+def open_or_create(config: "Config", watch: "Progress") -> tuple[EmbeddingStore, Listing]:
+    """The store at ``precompute.out`` and the data it is for; a store that is not there is made from the data's index.
+
+    Raises:
+        SourceError: The shards cannot be used.
+        StoreError: A store is there that was made from other shards.
+    """
+    listing = list_data(config.data.shards or EMBEDDED_DATA)
+    storage = open_storage(config.precompute.out)
+    if is_created(storage):
+        store = open_store(storage)
+        check_listing(store, listing)
+        return store, listing
+    watch.begin("index", len(listing.names), "shards")
+    shards = index_shards(listing, lambda _: watch.advance(1))
+    watch.end()
+    if not any(shard.rows for shard in shards):
+        raise ShardError(f"the shards of {listing.root} hold no sample")
+    store = create_store(
+        storage,
+        shards,
+        root=remembered_root(listing.root, Path(config.precompute.out)),
+        classes=listing.classes,
+        policy=DecodePolicy(),
+        capacity=config.precompute.capacity,
+    )
+    return store, listing
+
+
+def check_listing(store: EmbeddingStore, listing: Listing) -> None:
+    """Compare the shards at hand with the manifest: name, size, and BLAKE2b.
+
+    The hash comes from the data's index where there is one. Else a shard at the place that the store remembers is taken
+    for unchanged while it is older than the store (it is hashed anyway when it is streamed), and any other is read.
+
+    Raises:
+        StoreError: They are not the shards that the store was made from.
+    """
+    ours = [(shard.url, shard.size_bytes) for shard in store.shards]
+    given = list(zip(listing.names, listing.sizes_bytes, strict=True))
+    odd = next((name for mine, (name, size) in zip(ours, given, strict=False) if mine != (name, size)), None)
+    if odd is None and len(ours) == len(given):
+        indexed = {shard.url: shard.blake2b for shard in listing.indexed}
+        odd = next((s.url for s in store.shards if not _is_same(store, s, listing.root, indexed.get(s.url))), None)
+    elif odd is None:
+        odd = f"{len(given)} shards where it has {len(ours)}"
+    if odd is not None:
+        raise StoreError(f"{store.storage.url} was made from other shards ({odd}); use another --out")
+
+
+def _is_same(store: EmbeddingStore, shard: Shard, root: str, blake2b: str | None) -> bool:
+    path = shard_path(root, shard.url)
+    if blake2b is None and path.resolve() == shard_path(store.data_root, shard.url).resolve():
+        manifest = Path(store.storage.url) / "manifest" / "0.json"
+        if manifest.is_file() and path.stat().st_mtime < manifest.stat().st_mtime:
+            return True
+    return (blake2b or index_shard(path, shard.url).blake2b) == shard.blake2b

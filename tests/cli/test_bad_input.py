@@ -1,0 +1,179 @@
+"""Bad input: exit code 1, one or two lines that say what to do, nothing lost."""
+
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Refused = Callable[..., str]
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    """A store that a test may damage."""
+    return Path(shutil.copytree(store, tmp_path / "store.zarr"))
+
+
+def train(copy: Path, shards: Path, tmp_path: Path) -> tuple[object, ...]:
+    return (
+        *("train", "--targets", copy, "--data", shards, "--out", tmp_path / "run", "--epochs", 1),
+        *("--set", "train.class_set=n100-seed0", "--batch-size", 8),
+    )
+
+
+def test_no_shards_match(refused: Refused, tmp_path: Path) -> None:
+    message = refused("precompute", "--data", tmp_path / "none-*.tar", "--out", tmp_path / "s.zarr")
+    assert "no shards match" in message
+    assert not (tmp_path / "s.zarr").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a tar at all" * 100])
+def test_shard_that_is_no_tar(refused: Refused, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train-000000.tar").write_bytes(content)
+    message = refused("precompute", "--data", tmp_path, "--out", tmp_path / "s.zarr")
+    assert "train-000000.tar" in message
+
+
+def test_cut_shard(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    whole = next(iter(sorted(shards.glob("*.tar")))).read_bytes()
+    for cut in (512, 700, len(whole) // 2, len(whole) - 10240):
+        (tmp_path / "train-000000.tar").write_bytes(whole[:cut])
+        assert "train-000000.tar" in refused("precompute", "--data", tmp_path, "--out", tmp_path / "s.zarr")
+
+
+def test_label_outside_the_classes(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    import json
+
+    data = Path(shutil.copytree(shards, tmp_path / "shards"))
+    index = json.loads((data / "index.json").read_text())
+    index["classes"] = ["only"]
+    (data / "index.json").write_text(json.dumps(index))
+    message = refused("precompute", "--data", data, "--out", tmp_path / "s.zarr")
+    assert "has label" in message
+    assert "1 classes (0 to 0)" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (("precompute", "--teacher", "ViT-L-23"), "ViT-L-32"),
+        (("precompute", "--teacher", "packaged:efficientnet-lite"), "efficientnet-lite0"),
+        (("train", "--targets", "STORE", "--student", "vit-tinny"), "vit-tiny"),
+        (("train", "--targets", "STORE", "--loss", "cross_entropi=1"), "cross_entropy"),
+        (("train", "--targets", "STORE", "--set", "optimiser.learning_rate=1"), "optimiser.lr"),
+        (("students", "vit-bas"), "vit-base"),
+    ],
+)
+def test_unknown_names_say_the_nearest(
+    refused: Refused, store: Path, tmp_path: Path, arguments: tuple[str, ...], near: str
+) -> None:
+    if arguments[0] == "train":
+        arguments = (*arguments, "--out", str(tmp_path / "run"))
+    assert near in refused(*(str(store) if part == "STORE" else part for part in arguments))
+
+
+def test_store_from_other_shards(refused: Refused, store: Path, images: Path, tmp_path: Path) -> None:
+    from embedkd.sources.pack import pack
+
+    other = pack(images, tmp_path / "other", rows_per_shard=8, val=0.2, test=0.2, seed=1).folder
+    assert "other shards" in refused("precompute", "--data", other, "--out", store)
+
+
+def test_training_with_other_shards(refused: Refused, copy: Path, images: Path, tmp_path: Path) -> None:
+    from embedkd.sources.pack import pack
+
+    other = pack(images, tmp_path / "other", rows_per_shard=8, val=0.2, test=0.2, seed=1).folder
+    assert "is not the one that was indexed" in refused(*train(copy, other, tmp_path))
+
+
+def test_store_of_another_format(refused: Refused, copy: Path, shards: Path, tmp_path: Path) -> None:
+    import json
+
+    from embedkd.records import canonical_json
+    from embedkd.store.documents import seal_group
+
+    attributes = json.loads((copy / "zarr.json").read_bytes())["attributes"]["embedkd"]
+    del attributes["digest"]
+    (copy / "zarr.json").write_bytes(seal_group({**attributes, "format": 2}))
+    assert "format 2" in refused(*train(copy, shards, tmp_path))
+    (copy / "zarr.json").write_bytes(canonical_json({"zarr_format": 3, "node_type": "group", "attributes": {}}))
+    assert "embedkd" in refused(*train(copy, shards, tmp_path))
+
+
+def test_half_written_store(refused: Refused, embedkd: Command, copy: Path, shards: Path, tmp_path: Path) -> None:
+    commits = sorted(copy.glob("teachers/*/pass-*/commits/*.json"))
+    commits[0].unlink()
+    assert "--allow-partial" in refused(*train(copy, shards, tmp_path))
+    assert not (tmp_path / "run").exists()
+    code, out, err = embedkd("precompute", "--data", shards, "--out", copy)
+    assert code == 0, err
+    assert "rows computed" in out
+    assert embedkd(*train(copy, shards, tmp_path))[0] == 0
+
+
+def test_flipped_bit(refused: Refused, copy: Path, shards: Path, tmp_path: Path) -> None:
+    victim = max(copy.glob("teachers/*/pooled/c/*/0"), key=lambda path: path.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(bytes(data))
+    message = refused(
+        *train(copy, shards, tmp_path),
+        "--loss",
+        "cross_entropy",
+        "--loss",
+        "cosine",
+        "--set",
+        "augment.flip=0",
+        "--set",
+        "augment.crop_padding_px=0",
+    )
+    assert victim.relative_to(copy).as_posix() in message or "pooled" in message
+
+
+def test_no_store_there(refused: Refused, tmp_path: Path) -> None:
+    assert "embedkd precompute" in refused("train", "--targets", tmp_path / "none.zarr", "--out", tmp_path / "run")
+
+
+def test_per_sample_losses_with_moving_pixels_ask_first(
+    refused: Refused, store: Path, shards: Path, tmp_path: Path
+) -> None:
+    message = refused(*train(store, shards, tmp_path), "--loss", "cross_entropy", "--loss", "sample_contrastive")
+    assert "--allow-view-mismatch" in message
+
+
+def test_run_folder_is_not_overwritten(
+    refused: Refused, embedkd: Command, store: Path, shards: Path, tmp_path: Path
+) -> None:
+    assert embedkd(*train(store, shards, tmp_path))[0] == 0
+    assert "--resume" in refused(*train(store, shards, tmp_path))
+    assert "optimiser.lr" in refused(*train(store, shards, tmp_path), "--resume", "--lr", "0.5")
+
+
+def test_gigantic_and_broken_images_keep_their_rows(embedkd: Command, tmp_path: Path) -> None:
+    """Decode errors cost a row each, not the run; the samples around them stay where they are."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from embedkd.store import open_store
+
+    good = io.BytesIO()
+    Image.fromarray(np.full((20, 20, 3), 90, np.uint8)).save(good, "PNG")
+    members = [("a.png", good.getvalue()), ("b.png", b""), ("c.png", good.getvalue()[:60]), ("d.txt", b"no image")]
+    members += [(f"e{i}.png", good.getvalue()) for i in range(30)]
+    with tarfile.open(tmp_path / "train-000000.tar", "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    code, out, err = embedkd("precompute", "--data", tmp_path, "--out", tmp_path / "s.zarr", "--outputs", "pooled")
+    assert code == 0, err
+    assert "2 decode error" in out
+    assert "1 field missing" in out
+    assert "'b' of train-000000.tar" in err
+    status = open_store(tmp_path / "s.zarr").teacher().read(0, "pooled").status
+    assert status[:5].tolist() == [1, 2, 2, 3, 1]

@@ -1,0 +1,131 @@
+"""Commands as a person types them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys, embedkd.cli; print([m for m in ('torch', 'timm', 'zarr', 'numpy', 'PIL') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_no_arguments_is_usage(embedkd: Command) -> None:
+    code, out, err = embedkd()
+    assert code == 2
+    assert "precompute" in out + err
+
+
+def test_unknown_option_is_usage(embedkd: Command) -> None:
+    assert embedkd("train", "--no-such-flag")[0] == 2
+
+
+def test_version(embedkd: Command) -> None:
+    from embedkd import __version__
+
+    assert embedkd("--version") == (0, f"embedkd {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        ("teachers", ["packaged:efficientnet-lite0", "vit:ViT-L-32"]),
+        ("students", ["vit-tiny", "vit-base", "vit-large"]),
+        ("losses", ["cross_entropy", "class_contrastive", "sample_contrastive", "mse", "cosine"]),
+    ],
+)
+def test_tables_list_everything_and_one(embedkd: Command, table: str, names: list[str]) -> None:
+    code, out, _ = embedkd(table)
+    assert code == 0
+    assert all(name in out for name in names)
+    code, out, _ = embedkd(table, names[-1])
+    assert code == 0
+    assert names[-1] in out
+    assert names[0] not in out
+
+
+def test_pack_says_what_it_wrote_and_what_is_next(embedkd: Command, images: Path, tmp_path: Path) -> None:
+    code, out, _ = embedkd("pack", images, tmp_path / "shards", "--rows-per-shard", 10)
+    assert code == 0
+    assert "3 classes" in out
+    assert "next: embedkd precompute" in out
+    assert (tmp_path / "shards" / "index.json").is_file()
+
+
+def test_finished_store_is_said_so_without_loading_torch(shards: Path, store: Path) -> None:
+    code = (
+        "import sys; sys.argv[0] = 'embedkd'\n"
+        "from embedkd.cli import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'timm' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "precompute", "--data", str(shards), "--out", str(store)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    said, loaded = found.stdout.strip().splitlines()[0], found.stdout.strip().splitlines()[-1]
+    assert "is finished: 36 rows" in said
+    assert loaded == "False False"
+
+
+def test_store_info_for_people_and_scripts(embedkd: Command, store: Path) -> None:
+    code, out, _ = embedkd("store", "info", store)
+    assert code == 0
+    assert "36 samples" in out
+    assert "n100-seed0" in out
+    facts = json.loads(embedkd("store", "info", store, "--json")[1])
+    assert facts["rows"] == 36
+    assert facts["classes"] == ["blue", "green", "red"]
+    assert {o["name"]: o["usable"] for o in facts["teachers"][0]["outputs"]} == {"logits": 36, "pooled": 36}
+
+
+def test_average_makes_another_class_set(embedkd: Command, store: Path) -> None:
+    code, out, _ = embedkd("average", store, "--per-class", 3, "--seed", 5, "--output", "pooled")
+    assert code == 0
+    assert "n3-seed5, 3 of 3 classes, 9 rows" in out
+
+
+def test_train_evaluate_report(embedkd: Command, store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ("train", "--targets", store, "--student", "vit-tiny", "--out", run, "--epochs", 2, "--batch-size", 8)
+    sets = ("--set", "train.class_set=n100-seed0")
+    code, out, err = embedkd(*arguments, *sets)
+    assert code == 0, err
+    assert "test" in out
+    assert embedkd(*arguments, *sets, "--resume")[0] == 0
+    code, out, err = embedkd("evaluate", run, "--json")
+    assert code == 0, err
+    assert {"top1", "knn"} <= set(json.loads(out)["metrics"])
+    code, out, err = embedkd("report", run, "--out", tmp_path / "report.html")
+    assert code == 0, err
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_loss_flags_replace_the_recipe(embedkd: Command, store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, out, err = embedkd(
+        *("train", "--targets", store, "--out", run, "--epochs", 1, "--batch-size", 8, "--json"),
+        *("--loss", "cross_entropy=0.3", "--loss", "mse=2", "--allow-view-mismatch"),
+    )
+    assert code == 0, err
+    assert json.loads(out)["losses"] == {"cross_entropy": 0.3, "mse": 2.0}
+
+
+def test_store_without_data_flag_finds_its_shards_after_both_moved(
+    embedkd: Command, store: Path, shards: Path, tmp_path: Path
+) -> None:
+    """A store and its shards that are copied together stay usable; shards elsewhere are named with --data."""
+    import shutil
+
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(store, moved / "store.zarr")
+    shutil.copytree(shards, moved / "shards")
+    arguments = ("train", "--targets", moved / "store.zarr", "--epochs", 1, "--batch-size", 8)
+    sets = ("--set", "train.class_set=n100-seed0")
+    code, _, err = embedkd(*arguments, *sets, "--out", tmp_path / "run", "--data", moved / "shards")
+    assert code == 0, err
