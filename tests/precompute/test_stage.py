@@ -69,7 +69,9 @@ def plain_loop(tar: Path) -> dict[str, NDArray[np.float16]]:
         images = [Image.open(io.BytesIO(file.read())).convert("RGB") for file in files if file is not None]
     pooled, logits = [], []
     with torch.inference_mode():
-        for batch in torch.stack([transform(image) for image in images]).split(BATCH):
+        pixels = torch.stack([transform(image) for image in images])
+        for first in range(0, len(pixels), BATCH):
+            batch = pixels[first : first + BATCH]
             features = model.forward_features(batch.contiguous(memory_format=torch.channels_last))
             pooled.append(model.forward_head(features, pre_logits=True))
             logits.append(model.forward_head(features))
