@@ -1,0 +1,35 @@
+"""What a run is: frozen dataclasses with every default, read from TOML and from ``--set section.key=value``.
+
+Only stages and the command line know this package; parts take plain arguments. Names of teachers, students and losses
+are looked up where their tables are, so here they are text.
+"""
+
+from embedkd.config.loading import load_config
+from embedkd.config.sections import (
+    CLIP_EMBED_KD,
+    AugmentConfig,
+    AverageConfig,
+    Config,
+    DataConfig,
+    DemoConfig,
+    DemoRun,
+    OptimiserConfig,
+    PrecomputeConfig,
+    StudentConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "CLIP_EMBED_KD",
+    "AugmentConfig",
+    "AverageConfig",
+    "Config",
+    "DataConfig",
+    "DemoConfig",
+    "DemoRun",
+    "OptimiserConfig",
+    "PrecomputeConfig",
+    "StudentConfig",
+    "TrainConfig",
+    "load_config",
+]

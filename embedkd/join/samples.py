@@ -1,0 +1,154 @@
+"""Which samples take part: those of one split that have what the losses read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from embedkd.errors import JoinError
+from embedkd.join.order import MAX_LANES
+from embedkd.join.slots import SlotReader, SlotTargets
+from embedkd.records import DecodePolicy, Shard, Split
+from embedkd.sources.shards import shard_path
+from embedkd.store import Slot, TeacherView, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_OPEN_SLOTS = 2 * MAX_LANES  # a lane reads one slot, or two where one ends
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which samples take part: slots of one split, where their shards lie, and what is joined to them.
+
+    Attributes:
+        slots: The slots.
+        counts: Usable samples of each.
+        left_out: Samples that cannot be used, by reason.
+        root: Where the shards lie.
+        policy: How images are decoded.
+        store: Path of the store; None joins nothing.
+        teacher_id: The teacher in the store.
+        outputs: Outputs that are joined.
+        labels_needed: Whether samples without a label are left out, or refused where there is no store to tell.
+    """
+
+    slots: tuple[Slot, ...]
+    counts: tuple[int, ...]
+    left_out: Mapping[str, int]
+    root: str
+    policy: DecodePolicy
+    store: str | None = None
+    teacher_id: str | None = None
+    outputs: tuple[str, ...] = ()
+    labels_needed: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Samples an epoch."""
+        return sum(self.counts)
+
+    def reader(self) -> SlotReader:
+        """A reader for one process."""
+        return SlotReader(
+            self.slots,
+            self.counts,
+            partial(_path_of, self.root),
+            None if self.store is None else self._targets_of(),
+            labels_needed=self.labels_needed,
+            open_slots=_OPEN_SLOTS,
+        )
+
+    def _targets_of(self) -> Callable[[Slot], SlotTargets]:
+        assert self.store is not None
+        assert self.teacher_id is not None
+        view = TeacherView(open_store(self.store), self.teacher_id)
+        return lambda slot: SlotTargets.read(view, slot, self.outputs, labels_needed=self.labels_needed)
+
+
+def stored_samples(
+    view: TeacherView,
+    split: Split,
+    outputs: Sequence[str] = (),
+    *,
+    data: str | None = None,
+    labels_needed: bool = True,
+    allow_partial: bool = False,
+) -> Samples:
+    """The samples of one split of a store's shards.
+
+    Args:
+        view: The teacher's part of the store.
+        split: Which split.
+        outputs: Outputs to join; with none, samples are left out where the teacher's first output is missing.
+        data: Folder where the shards lie, if it is not where the store remembers them.
+        labels_needed: Whether samples without a label are left out.
+        allow_partial: Leave out what has no target, instead of refusing.
+
+    Raises:
+        JoinError: Some samples have no target or no label; how many, why, and what to do.
+        UnknownNameError: The teacher has no such output.
+    """
+    slots = tuple(slot for slot in view.store.slots if slot.shard.split == split)
+    left_out: dict[str, int] = {}
+    counts = [_usable(view, slot, tuple(outputs), labels_needed, left_out) for slot in slots]
+    if left_out and not allow_partial:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        raise JoinError(
+            f"{sum(left_out.values())} of {sum(s.rows for s in slots)} {split} samples of {view.store.storage.url} "
+            f"cannot be used ({reasons}); run embedkd precompute to its end, or leave them out with --allow-partial"
+        )
+    kept = [i for i, count in enumerate(counts) if count]
+    return Samples(
+        slots=tuple(slots[i] for i in kept),
+        counts=tuple(counts[i] for i in kept),
+        left_out=left_out,
+        root=data or view.store.data_root,
+        policy=view.store.policy,
+        store=view.store.storage.url,
+        teacher_id=view.teacher_id,
+        outputs=tuple(outputs),
+        labels_needed=labels_needed,
+    )
+
+
+def shard_samples(
+    shards: Sequence[Shard], root: str, policy: DecodePolicy | None = None, *, labels_needed: bool = False
+) -> Samples:
+    """All samples of shards, joined with nothing; labels are read from the tars.
+
+    Args:
+        shards: As their index or a scan describes them.
+        root: Where they lie.
+        policy: How images are decoded.
+        labels_needed: Whether reading a sample without a label raises a JoinError; else its label is -1.
+    """
+    slots = tuple(Slot(i, shard, 0, shard.rows) for i, shard in enumerate(shards) if shard.rows)
+    return Samples(slots, tuple(s.rows for s in slots), {}, root, policy or DecodePolicy(), labels_needed=labels_needed)
+
+
+def _path_of(root: str, shard: Shard) -> "Path":
+    return shard_path(root, shard.url)
+
+
+def _usable(
+    view: TeacherView, slot: Slot, outputs: tuple[str, ...], labels_needed: bool, left_out: dict[str, int]
+) -> int:
+    """Usable samples of a slot; reads nothing but commits where they say that all are."""
+    commits = [view.commit(slot, output) for output in outputs or view.outputs[:1]]
+    known = [commit for commit in commits if commit is not None]
+    if len(known) < len(commits):
+        left_out["not precomputed"] = left_out.get("not precomputed", 0) + slot.rows
+        return 0
+    complete = all(
+        commit.ok[output] == slot.rows for output, commit in zip(outputs or view.outputs, known, strict=False)
+    )
+    labelled = all(commit.labelled == slot.rows for commit in known)
+    if complete and (labelled or not labels_needed):
+        return slot.rows
+    usable = len(SlotTargets.read(view, slot, outputs, labels_needed=labels_needed).ordinals)
+    if usable < slot.rows:
+        reason = "without an embedding or a label" if labels_needed else "without an embedding"
+        left_out[reason] = left_out.get(reason, 0) + slot.rows - usable
+    return usable

@@ -1,0 +1,168 @@
+"""Class sets: one mean embedding a class, as a store keeps them. `averaging` makes them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedkd.errors import FormatError, IntegrityError, ObjectMissingError, StoreError, UnknownNameError
+from embedkd.records import OutputSpec
+from embedkd.store.access import GROUP, fetch, fetch_expected, put_or_keep
+from embedkd.store.commits import ObjectRecord
+from embedkd.store.documents import seal_group, unseal_group
+from embedkd.store.encoding import decode_chunk, encode_chunk
+from embedkd.store.schema import MAX_CLASSES, ROOT, class_folder, class_schemas, is_set_name, teacher_folder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from embedkd.store.documents import Fields
+    from embedkd.store.schema import ArraySchema
+    from embedkd.store.view import TeacherView
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """Class-averaged embeddings of one output.
+
+    Attributes:
+        name: Of the set.
+        mean: float32 [C, D]; NaN for a class without samples.
+        count: int64 [C], samples averaged.
+        spread: float32 [C], root mean square distance of the samples from their mean; NaN without samples.
+        samples_per_class: At most this many samples were drawn from a class.
+        seed: Of the draw.
+        commits: Digest over the committed objects that the rows came from.
+    """
+
+    name: str
+    mean: "NDArray[np.float32]"
+    count: "NDArray[np.int64]"
+    spread: "NDArray[np.float32]"
+    samples_per_class: int
+    seed: int
+    commits: str
+
+
+def write_class_set(view: "TeacherView", output: str, made: ClassSet) -> None:
+    """Put a class set into the store; a set of that name with the same content is left as it is.
+
+    Raises:
+        FormatError: The format cannot hold its name or its size.
+        StoreError: A set of that name holds something else.
+    """
+    if not is_set_name(made.name):
+        raise FormatError(f"expected a class set name of a-z, 0-9, '.', '-' and '_', got {made.name!r}")
+    schemas = _schemas(view, made.name, _output(view, output), len(made.count))
+    chunks = {part: encode_chunk(schema, getattr(made, part)) for part, schema in schemas.items()}
+    records = {part: ObjectRecord.of(schemas[part].chunk_key(), data) for part, data in chunks.items()}
+    for folder in _groups(view, made.name):
+        _put_same(view, f"{folder}/{ROOT}", GROUP, made.name)
+    for part, schema in schemas.items():
+        _put_same(view, f"{schema.path}/{ROOT}", schema.metadata(), made.name)
+        _put_same(view, schema.chunk_key(), chunks[part], made.name)
+    attributes = {
+        "fingerprint": view.spec.fingerprint,
+        "set": made.name,
+        "output": output,
+        "generation": view.store.manifest.generation,
+        "classes": len(made.count),
+        "samples_per_class": made.samples_per_class,
+        "seed": made.seed,
+        "commits": made.commits,
+        "arrays": {part: record.to_json() for part, record in records.items()},
+    }
+    key = f"{class_folder(view.teacher_id, made.name, output)}/{ROOT}"
+    _put_same(view, key, seal_group(attributes), made.name)
+
+
+def set_names(view: "TeacherView", output: str) -> list[str]:
+    """Names of the finished class sets of one output, sorted: their last write is there."""
+    begun, storage = _begun(view, output), view.store.storage
+    return [name for name in begun if storage.exists(f"{class_folder(view.teacher_id, name, output)}/{ROOT}")]
+
+
+def read_class_set(view: "TeacherView", name: str | None, output: OutputSpec) -> ClassSet:
+    """Read one class set, every array checked by length, trailer and BLAKE2b.
+
+    Raises:
+        UnknownNameError: No set, or several, are called so.
+        IntegrityError: The set was begun and not finished, or an array is not the one that was written.
+        FormatError: The set's numbers are outside what the format allows.
+    """
+    begun = _begun(view, output.name)
+    if name is None and len(begun) == 1:
+        name = begun[0]
+    if name is None or name not in begun:
+        raise UnknownNameError(f"class set of {output.name}", name or "(none named)", begun)
+    for folder in _groups(view, name):
+        fetch_expected(view.store.storage, folder, GROUP)
+    key = f"{class_folder(view.teacher_id, name, output.name)}/{ROOT}"
+    facts = unseal_group(fetch(view.store.storage, key), key)
+    of = (facts.text("set"), facts.text("output"), facts.digest("fingerprint"))
+    if of != (name, output.name, view.spec.fingerprint):
+        raise IntegrityError(f"{key} belongs to another class set, output or teacher; restore it, or average again")
+    names = view.store.class_names
+    classes = facts.number("classes", low=1, high=MAX_CLASSES)
+    if names is not None and classes != len(names):
+        raise IntegrityError(f"{key} has {classes} classes, the manifest names {len(names)}")
+    arrays = {
+        part: _read_array(view, schema, facts.member("arrays").member(part))
+        for part, schema in _schemas(view, name, output, classes).items()
+    }
+    made = ClassSet(
+        name,
+        arrays["mean"].astype(np.float32),
+        arrays["count"].astype(np.int64),
+        arrays["spread"].astype(np.float32),
+        facts.number("samples_per_class", low=1),
+        facts.number("seed", low=-(1 << 63)),
+        facts.digest("commits"),
+    )
+    filled = np.isfinite(made.mean).all(axis=1) & np.isfinite(made.spread)
+    if (made.count < 0).any() or not np.array_equal(filled, made.count > 0):
+        raise IntegrityError(f"{key}: the counts do not fit the means; average again under another name")
+    return made
+
+
+def _read_array(view: "TeacherView", schema: "ArraySchema", facts: "Fields") -> "NDArray[np.generic]":
+    record = ObjectRecord.from_json(facts)
+    fetch_expected(view.store.storage, schema.path, schema.metadata())
+    try:
+        data = view.store.storage.get(schema.chunk_key(), limit_bytes=schema.object_limit_bytes)
+    except ObjectMissingError as error:
+        raise IntegrityError(f"{schema.chunk_key()} is gone; run embedkd average again") from error
+    if record.key != schema.chunk_key():
+        raise IntegrityError(f"{facts.where} vouches for {record.key}; restore it")
+    record.check(data, thorough=True)
+    return decode_chunk(schema, data)
+
+
+def _begun(view: "TeacherView", output: str) -> list[str]:
+    """Class sets of which anything is there: one whose last write is missing must not make another the only one."""
+    storage = view.store.storage
+    names = [name for name in storage.list_names(f"{teacher_folder(view.teacher_id)}/classes") if is_set_name(name)]
+    return [name for name in names if storage.list_names(class_folder(view.teacher_id, name, output))]
+
+
+def _groups(view: "TeacherView", name: str) -> tuple[str, str]:
+    shelf = f"{teacher_folder(view.teacher_id)}/classes"
+    return shelf, f"{shelf}/{name}"
+
+
+def _schemas(view: "TeacherView", name: str, output: OutputSpec, classes: int) -> "dict[str, ArraySchema]":
+    if not 1 <= classes <= MAX_CLASSES:
+        raise FormatError(f"class set '{name}': expected 1 to {MAX_CLASSES} classes, got {classes}")
+    return class_schemas(view.teacher_id, name, output.name, classes, output.dim)
+
+
+def _output(view: "TeacherView", output: str) -> OutputSpec:
+    spec = view.spec.output(output)
+    if spec is None:
+        raise UnknownNameError(f"output of {view.spec.name}", output, [o.name for o in view.spec.outputs])
+    return spec
+
+
+def _put_same(view: "TeacherView", key: str, data: bytes, name: str) -> None:
+    if put_or_keep(view.store.storage, key, data) != data:
+        raise StoreError(f"class set '{name}' is there with other content ({key}); give the new one another --name")

@@ -1,0 +1,188 @@
+"""Our JSON documents: canonical bytes that carry the digest of their own content.
+
+A digest finds what fell over or was edited by hand. It is no signature: whoever forges a document can seal it again. So
+every field is read through `Fields`, which believes no type and no size.
+"""
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from embedkd.errors import FormatError, IntegrityError
+from embedkd.records import blake2b_hex, canonical_json
+from embedkd.store.schema import FORMAT, NAMESPACE, group_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_MANIFEST_BYTES = 256 << 20
+MAX_DOCUMENT_BYTES = 4 << 20
+DIGEST = "digest"
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
+MAX_NUMBER = (1 << 63) - 1
+MAX_TEXT = 4096
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """Canonical bytes of a document with its format and its digest added."""
+    content = {"format": FORMAT, **document}
+    return canonical_json({**content, DIGEST: blake2b_hex(canonical_json(content))})
+
+
+def digest_of(document: dict[str, Any]) -> str:
+    """The digest that `seal` gives a document."""
+    return blake2b_hex(canonical_json({"format": FORMAT, **document}))
+
+
+def unseal(data: bytes, where: str) -> "Fields":
+    """The content of a document, after its format, its digest and its bytes were checked.
+
+    Raises:
+        FormatError: Not JSON, not an object, or of another format.
+        IntegrityError: The digest differs, or the bytes are not the canonical ones: somebody edited it, or a bit fell.
+    """
+    document = _parse(data, where)
+    _check_format(document, where)
+    content = _without(document, DIGEST)
+    if not _is_sealed(data, content, seal):
+        raise IntegrityError(f"{where} was changed after it was written (its digest does not fit); restore it")
+    return Fields(content, where)
+
+
+def seal_group(attributes: dict[str, Any]) -> bytes:
+    """A group's ``zarr.json`` whose attributes carry their format and the digest of their own content."""
+    content = {"format": FORMAT, **attributes}
+    return canonical_json(group_metadata({**content, DIGEST: blake2b_hex(canonical_json(content))}))
+
+
+def unseal_group(data: bytes, where: str) -> "Fields":
+    """The attributes of a group of ours, checked as by `unseal`.
+
+    Raises:
+        FormatError: Not JSON, a group that is not ours, or of another format.
+        IntegrityError: The bytes are not those that were written.
+    """
+    attributes = _parse(data, where).get("attributes")
+    ours = attributes.get(NAMESPACE) if isinstance(attributes, dict) else None
+    if not isinstance(ours, dict):
+        raise FormatError(f"{where} has no '{NAMESPACE}' attributes; expected an embedding store made by embedkd")
+    _check_format(ours, where)
+    content = _without(ours, DIGEST)
+    if not _is_sealed(data, content, seal_group):
+        raise IntegrityError(f"{where} was changed after it was written (its digest does not fit); restore it")
+    return Fields(content, where)
+
+
+class Fields:
+    """A JSON object whose every member is checked when it is taken.
+
+    Members that nobody takes are ignored: a later version may add facts, but not change what the known ones mean.
+
+    Args:
+        content: The object.
+        where: What it is, for messages.
+    """
+
+    def __init__(self, content: object, where: str) -> None:
+        self.where = where
+        if not isinstance(content, dict):
+            raise self._unexpected("a JSON object", content)
+        self.content: dict[str, Any] = content
+
+    def number(self, name: str, low: int = 0, high: int = MAX_NUMBER) -> int:
+        """A whole number within bounds."""
+        return self._number(name, self._take(name), low, high)
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self._take(name)
+        if not isinstance(value, bool):
+            raise self._unexpected(f"{name} to be true or false", value)
+        return value
+
+    def text(self, name: str) -> str:
+        """A string of up to 4,096 characters without a NUL."""
+        return self._text(name, self._take(name))
+
+    def digest(self, name: str) -> str:
+        """64 hexadecimal digits in lower case."""
+        value = self._take(name)
+        if not isinstance(value, str) or not _HEX_DIGEST.fullmatch(value):
+            raise self._unexpected(f"{name} to be 64 hexadecimal digits", value)
+        return value
+
+    def texts(self, name: str, limit: int) -> tuple[str, ...]:
+        """A list of strings."""
+        return tuple(self._text(name, value) for value in self._list(name, limit))
+
+    def numbers(self, name: str, limit: int, high: int = MAX_NUMBER) -> tuple[int, ...]:
+        """A list of whole numbers from 0."""
+        return tuple(self._number(name, value, 0, high) for value in self._list(name, limit))
+
+    def objects(self, name: str, limit: int) -> "list[Fields]":
+        """A list of JSON objects."""
+        return [Fields(value, f"{self.where}, {name} {i}") for i, value in enumerate(self._list(name, limit))]
+
+    def member(self, name: str) -> "Fields":
+        """A JSON object."""
+        return Fields(self._take(name), f"{self.where}, {name}")
+
+    def has(self, name: str) -> bool:
+        """Whether a member is there and not null."""
+        return self.content.get(name) is not None
+
+    def _take(self, name: str) -> Any:
+        if name not in self.content:
+            raise FormatError(f"{self.where} lacks '{name}'; it is not of format {FORMAT}")
+        return self.content[name]
+
+    def _list(self, name: str, limit: int) -> list[Any]:
+        value = self._take(name)
+        if not isinstance(value, list) or len(value) > limit:
+            raise self._unexpected(f"{name} to be a list of up to {limit}", value)
+        return value
+
+    def _number(self, name: str, value: object, low: int, high: int) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise self._unexpected(f"{name} to be a whole number from {low} to {high}", value)
+        return value
+
+    def _text(self, name: str, value: object) -> str:
+        if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
+            raise self._unexpected(f"{name} to be a text of up to {MAX_TEXT} characters", value)
+        return value
+
+    def _unexpected(self, expected: str, value: object) -> FormatError:
+        came = repr(value)
+        return FormatError(f"{self.where}: expected {expected}, got {came if len(came) <= 60 else came[:57] + '...'}")
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise FormatError(f"{where}: expected a JSON object, got {type(document).__name__}")
+    return document
+
+
+def _check_format(document: dict[str, Any], where: str) -> None:
+    """Before the digest: another format may compute its digests in another way."""
+    found = document.get("format")
+    if type(found) is not int:
+        raise FormatError(f"{where} does not say its format; expected format {FORMAT}")
+    if found != FORMAT:
+        raise FormatError(f"{where} is of format {found}, this version reads {FORMAT}; use another version of embedkd")
+
+
+def _without(document: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key != name}
+
+
+def _is_sealed(data: bytes, content: dict[str, Any], sealed_by: "Callable[[dict[str, Any]], bytes]") -> bool:
+    """Whether sealing this content gives these bytes; what JSON cannot say (NaN, half a surrogate) never does."""
+    try:
+        return data == sealed_by(content)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,156 @@
+"""What there is to learn from: the splits of a store or of plain shards, the classes, and the teacher's part."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from embedkd.errors import TrainingError, UnknownNameError
+from embedkd.join import Samples, shard_samples, stored_samples
+from embedkd.records import blake2b_hex, canonical_json
+from embedkd.sources.shards import index_shards, list_data
+from embedkd.store import open_store
+from embedkd.training.objective import TeacherFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedkd.config import Config
+    from embedkd.records import Split
+    from embedkd.store import TeacherView
+    from embedkd.training.objective import Term
+
+_HELD_OUT: "tuple[Split, Split]" = ("val", "test")
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything that a run reads, found and checked but not yet opened.
+
+    Attributes:
+        train: Samples to learn from, joined with the rows that the losses read.
+        val: Samples that choose the best student; None where the data has no such split.
+        test: Samples that the best student is reported on; likewise.
+        num_classes: Width of the student's logits.
+        class_names: In label order, where the data names them.
+        teacher: What the objective needs to know; None without a store.
+        teacher_name: Of the teacher whose targets are used.
+        identity: Part of the data to a digest of it, wherever it lies: what a resumed run must share.
+    """
+
+    train: Samples
+    val: Samples | None
+    test: Samples | None
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    teacher: TeacherFacts | None
+    teacher_name: str | None
+    identity: dict[str, str]
+
+
+def open_data(config: "Config", terms: "Sequence[Term]") -> TrainingData:
+    """Find what a config names.
+
+    Raises:
+        TrainingError: It names nothing, or there is no training split or no class.
+        EmbedKDError: Shards or store cannot be used.
+    """
+    if config.train.targets is not None:
+        return _open_store(config, terms, config.train.targets)
+    if config.data.shards is not None:
+        return _open_shards(config.data.shards)
+    raise TrainingError("expected something to learn from: name a store with --targets, or shards with --data")
+
+
+def _open_store(config: "Config", terms: "Sequence[Term]", url: str) -> TrainingData:
+    view = open_store(url).teacher(config.train.teacher)
+    default = _default_output(view)
+    rows = sorted({term.output or default for term in terms if term.reads("rows")})
+    means = sorted({term.output or default for term in terms if term.reads("class_means")})
+    sets = {output: view.class_set(config.train.class_set, output) for output in means}
+    dims = {output: _dim(view, output) for output in (*rows, *means)}
+    root = None if config.data.shards is None else list_data(config.data.shards).root
+    partial = config.train.allow_partial
+    labelled = any("labels" in term.entry.needs for term in terms)
+    train = stored_samples(view, "train", rows, data=root, labels_needed=labelled, allow_partial=partial)
+    val, test = (stored_samples(view, split, data=root, allow_partial=partial) for split in _HELD_OUT)
+    names = view.store.class_names
+    identity = _identity(train, val)
+    if dims:
+        identity |= {"teacher": view.spec.fingerprint, "outputs": " ".join([*rows, "|", *means])}
+    identity |= {f"class means of {output}": blake2b_hex(found.mean.tobytes()) for output, found in sets.items()}
+    return TrainingData(
+        train=_require_train(train, url),
+        val=_or_none(val),
+        test=_or_none(test),
+        num_classes=len(names) if names is not None else _count_classes(view, default),
+        class_names=names,
+        teacher=TeacherFacts(default, dims, {name: torch.tensor(found.mean) for name, found in sets.items()}),
+        teacher_name=view.spec.name if dims else None,
+        identity=identity,
+    )
+
+
+def _open_shards(url: str) -> TrainingData:
+    listing = list_data(url)
+    if listing.classes is None:
+        raise TrainingError(f"{url} names no classes; pack it with embedkd pack, or train on a store with --targets")
+    shards = index_shards(listing)
+    train, val, test = (
+        shard_samples([shard for shard in shards if shard.split == split], listing.root)
+        for split in ("train", *_HELD_OUT)
+    )
+    return TrainingData(
+        train=_require_train(train, url),
+        val=_or_none(val),
+        test=_or_none(test),
+        num_classes=len(listing.classes),
+        class_names=listing.classes,
+        teacher=None,
+        teacher_name=None,
+        identity=_identity(train, val),
+    )
+
+
+def _identity(train: Samples, val: Samples) -> dict[str, str]:
+    return {"training split": _digest(train), "validation split": _digest(val)}
+
+
+def _digest(samples: Samples) -> str:
+    """Over the bytes of the shards and how many of their samples take part."""
+    facts = [[slot.shard.blake2b, slot.start, count] for slot, count in zip(samples.slots, samples.counts, strict=True)]
+    return blake2b_hex(canonical_json(facts))
+
+
+def _require_train(samples: Samples, url: str) -> Samples:
+    if not samples.rows:
+        raise TrainingError(f"{url} has no training samples; expected shards of the split train")
+    return samples
+
+
+def _or_none(samples: Samples) -> Samples | None:
+    return samples if samples.rows else None
+
+
+def _default_output(view: "TeacherView") -> str:
+    """The first of the teacher's own list that the store has."""
+    stored = [output.name for output in view.spec.outputs if output.name in view.outputs]
+    if not stored:
+        raise TrainingError(f"{view.store.storage.url} holds nothing of {view.spec.name} yet; run embedkd precompute")
+    return stored[0]
+
+
+def _dim(view: "TeacherView", output: str) -> int:
+    spec = view.spec.output(output)
+    if spec is None or output not in view.outputs:
+        raise UnknownNameError(f"output of {view.spec.name} in {view.store.storage.url}", output, view.outputs)
+    return spec.dim
+
+
+def _count_classes(view: "TeacherView", output: str) -> int:
+    """One more than the greatest label of the store, where the data names no classes."""
+    commits = [view.commit(slot, output) for slot in view.store.slots]
+    classes = 1 + max((commit.max_label for commit in commits if commit is not None), default=-1)
+    if not classes:
+        raise TrainingError(f"{view.store.storage.url} has no labels; a student needs classes")
+    return classes

@@ -1,0 +1,25 @@
+"""Options and selection for the whole suite."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--storm", action="store_true", help="also run the long fault storms (minutes)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unwanted = set()
+    if not config.getoption("--storm"):
+        unwanted.add("storm")
+    if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
+        unwanted.add("gpu")
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,105 @@
+"""A small store of what the tiny teacher says, over shards that lie beside it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedkd.records import DecodePolicy, RowStatus, Shard, key_hash
+from embedkd.sources.shards import index_shards, list_data
+from embedkd.storage import LocalStorage
+from embedkd.store import Pass, PassWriter, Slot, SlotRows, TeacherView, create_store, open_store
+from tests.tiny import CLASSES, SPEC, said_of, write_shard
+
+OUTPUTS = ("cls", "pooled")
+
+
+@dataclass(frozen=True)
+class World:
+    """Shards and their store.
+
+    Attributes:
+        data: Folder of the shards.
+        store: Folder of the store.
+        keys: Of each shard.
+    """
+
+    data: Path
+    store: Path
+    keys: Mapping[str, list[str]] = field(repr=False)
+
+    @property
+    def view(self) -> TeacherView:
+        return open_store(self.store).teacher()
+
+
+WorldMaker = Callable[..., World]
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldMaker:
+    """Build a world, without waiting for the disk.
+
+    Args of the factory:
+        rows: Shard to its number of rows.
+        bad: (slot, ordinal in it) to its status.
+        holes: Slots that are not committed.
+        labels: Whether samples have labels.
+        capacity: Of the store.
+    """
+
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+    def make(
+        rows: Mapping[str, int],
+        *,
+        bad: Mapping[tuple[int, int], RowStatus] | None = None,
+        holes: tuple[int, ...] = (),
+        labels: bool = True,
+        capacity: int | None = None,
+    ) -> World:
+        data = tmp_path / "data"
+        keys = {name: write_shard(data / name, count, labels=labels) for name, count in rows.items()}
+        shards = index_shards(list_data(str(data)))
+        store = create_store(
+            LocalStorage(tmp_path / "store.zarr"),
+            shards,
+            root="../data",
+            classes=None,
+            policy=DecodePolicy(),
+            capacity=capacity,
+        )
+        writer = PassWriter(store, SPEC, Pass(OUTPUTS, 4, 1, "cpu"))
+        for slot in store.slots:
+            if slot.index not in holes:
+                writer.write(slot, slot_rows(slot, keys[slot.shard.url], bad or {}, labels=labels), {})
+        return World(data, tmp_path / "store.zarr", keys)
+
+    return make
+
+
+def slot_rows(slot: Slot, keys: list[str], bad: Mapping[tuple[int, int], RowStatus], *, labels: bool) -> SlotRows:
+    numbers = range(slot.start, slot.start + slot.rows)
+    status = np.array([bad.get((slot.index, i), RowStatus.OK) for i in range(slot.rows)], np.uint8)
+    rows = {output: np.stack([said_of(keys[n], output) for n in numbers]) for output in OUTPUTS}
+    for values in rows.values():
+        values[status != RowStatus.OK] = np.nan
+    return SlotRows(
+        keys=np.array([key_hash(keys[n]) for n in numbers], np.uint64),
+        labels=np.array([n % CLASSES if labels else -1 for n in numbers], np.int32),
+        outputs=rows,
+        status=status,
+        source=source_of(slot.shard),
+    )
+
+
+def source_of(shard: Shard) -> dict[str, object]:
+    return {"url": shard.url, "bytes": shard.size_bytes, "blake2b": shard.blake2b}
+
+
+@pytest.fixture
+def world(make_world: WorldMaker) -> World:
+    """19 training samples in three shards, and 4 for validation."""
+    return make_world({"train-0.tar": 7, "train-1.tar": 9, "train-2.tar": 3, "val-0.tar": 4})

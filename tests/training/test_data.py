@@ -1,0 +1,173 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from embedkd.config import Config
+from embedkd.errors import CheckpointError, EmbedKDError, JoinError, TrainingError, UnknownNameError
+from embedkd.records import Shard
+from embedkd.store import average, open_store, write_class_set
+from embedkd.training import train
+from embedkd.training.data import TrainingData, open_data
+from embedkd.training.objective import build_terms
+
+ConfigOf = Callable[..., Config]
+MakeData = Callable[..., tuple[Shard, ...]]
+MakeStore = Callable[..., Path]
+SUPERVISED = "losses={cross_entropy=1}"
+
+
+def opened(config: Config) -> TrainingData:
+    return open_data(config, build_terms(config.losses, config.loss_options))
+
+
+def test_a_store_gives_splits_classes_and_teacher(config_of: ConfigOf, data: Path) -> None:
+    found = opened(config_of())
+    assert found.val is not None
+    assert found.test is not None
+    assert (found.train.rows, found.val.rows, found.test.rows) == (22, 9, 9)
+    assert (found.num_classes, found.class_names) == (3, ("red", "green", "blue"))
+    assert found.teacher is not None
+    assert (found.teacher.default_output, found.teacher.dims, found.teacher_name) == (
+        "pooled",
+        {"pooled": 5},
+        "test:mean-colour",
+    )
+    means = open_store(data / "store.zarr").teacher().class_set(None, "pooled").mean
+    assert torch.equal(found.teacher.class_means["pooled"], torch.tensor(means))
+
+
+def test_nothing_is_joined_that_no_loss_reads(config_of: ConfigOf) -> None:
+    assert opened(config_of()).train.outputs == ()
+    assert opened(config_of("losses={mse=1}")).train.outputs == ("pooled",)
+    supervised = opened(config_of(SUPERVISED))
+    assert (supervised.train.outputs, supervised.teacher_name) == ((), None)
+    assert set(supervised.identity) == {"training split", "validation split"}
+
+
+def test_each_loss_may_read_an_output_of_its_own(config_of: ConfigOf) -> None:
+    found = opened(config_of("losses={mse=1, cosine=1}", "loss_options.mse.output=logits"))
+    assert found.train.outputs == ("logits", "pooled")
+    assert found.teacher is not None
+    assert found.teacher.dims == {"logits": 3, "pooled": 5}
+
+
+def test_an_output_that_the_store_lacks_is_named(config_of: ConfigOf) -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"unknown output of test:mean-colour in .*store.zarr 'poled'; did you mean pooled"
+    ):
+        opened(config_of("losses={mse=1}", "loss_options.mse.output=poled"))
+
+
+def test_a_store_whose_teacher_was_interrupted_at_once_is_named(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data"), mean_of=())
+    for folder in (store / "teachers").glob("*/pass-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(TrainingError, match="holds nothing of test:mean-colour yet; run embedkd precompute"):
+        opened(config_of(f"train.targets={store}"))
+
+
+def test_class_means_that_the_store_lacks_are_named(config_of: ConfigOf) -> None:
+    with pytest.raises(UnknownNameError, match="class set of logits"):
+        opened(config_of("loss_options.class_contrastive.output=logits"))
+    with pytest.raises(UnknownNameError, match="class set of pooled 'n99-seed0'; did you mean n100-seed0"):
+        opened(config_of("train.class_set=n99-seed0"))
+
+
+def test_without_store_and_shards_there_is_nothing_to_learn(config_of: ConfigOf) -> None:
+    with pytest.raises(TrainingError, match="name a store with --targets, or shards with --data"):
+        opened(config_of("train.targets=none"))
+
+
+def test_plain_shards_will_do_for_a_supervised_student(config_of: ConfigOf, data: Path) -> None:
+    changes = ("train.targets=none", f"data.shards={data / 'data'}", "train.epochs=1")
+    plain, stored = train(config_of(SUPERVISED, *changes, out="plain")), train(config_of(SUPERVISED, "train.epochs=1"))
+    assert (plain.val_top1, plain.test_top1, plain.train_rows) == (stored.val_top1, stored.test_top1, 22)
+    with pytest.raises(TrainingError, match=r"losses.class_contrastive compares with a teacher; name its store"):
+        train(config_of(*changes, out="other"))
+
+
+def test_shards_without_class_names_need_a_store(config_of: ConfigOf, tmp_path: Path, make_data: MakeData) -> None:
+    make_data(tmp_path / "data")
+    (tmp_path / "data" / "index.json").unlink()
+    with pytest.raises(TrainingError, match="names no classes; pack it with embedkd pack"):
+        opened(config_of(SUPERVISED, "train.targets=none", f"data.shards={tmp_path}/data"))
+
+
+def test_data_may_lie_elsewhere(config_of: ConfigOf, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "store.zarr", tmp_path / "moved.zarr")
+    shutil.copytree(data / "data", tmp_path / "there")
+    config = config_of(f"train.targets={tmp_path}/moved.zarr", f"data.shards={tmp_path}/there", "train.epochs=1")
+    assert opened(config).identity == opened(config_of()).identity
+    train(config)
+
+
+def test_data_without_validation_split_keeps_the_last_student(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data", ("train",)))
+    result = train(config_of(f"train.targets={store}", "train.epochs=2"))
+    assert (result.best_epoch, result.val_top1, result.test_top1, result.test_rows) == (2, None, None, 0)
+    assert str(result).startswith("vit-tiny: top-1 not measured after epoch 2 of 2")
+
+
+def test_data_without_training_split_is_refused(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data", ("val",)), mean_of=())
+    with pytest.raises(TrainingError, match="has no training samples"):
+        opened(config_of(SUPERVISED, f"train.targets={store}"))
+
+
+def test_samples_without_target_are_left_out_on_request_only(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data"), bad=(3, 7))
+    with pytest.raises(JoinError, match=r"2 of 22 train samples .*--allow-partial"):
+        train(config_of(f"train.targets={store}"))
+    result = train(config_of(f"train.targets={store}", "train.allow_partial=true", "train.epochs=1"))
+    assert result.train_rows == 20
+    assert sum(result.left_out.values()) == 2
+
+
+def test_classes_without_names_are_counted_by_their_labels(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data"), classes=None)
+    found = opened(config_of(f"train.targets={store}"))
+    assert (found.num_classes, found.class_names) == (3, None)
+
+
+def test_data_without_labels_is_refused(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    shards = make_data(tmp_path / "data", ("train",), labelled=False)
+    store = make_store(tmp_path, shards, classes=None, labelled=False, mean_of=())
+    with pytest.raises(TrainingError, match="has no labels; a student needs classes"):
+        opened(config_of("losses={mse=1}", f"train.targets={store}"))
+    with pytest.raises(EmbedKDError, match="label"):
+        opened(config_of(SUPERVISED, f"train.targets={store}"))
+
+
+@pytest.mark.parametrize("part", ["training split", "class means of pooled"])
+def test_a_run_does_not_go_on_with_other_data(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore, part: str
+) -> None:
+    shards = make_data(tmp_path / "data")
+    store = make_store(tmp_path, shards)
+    changes = ["train.epochs=1", "train.allow_partial=true"]
+    train(config_of(f"train.targets={store}", *changes))
+    (tmp_path / "run" / "result.json").unlink()
+    if part == "training split":
+        shutil.rmtree(store)
+        make_store(tmp_path, shards, bad=(3,))
+    else:
+        view = open_store(store).teacher()
+        write_class_set(view, "pooled", average(view, "pooled", samples_per_class=2, seed=1))
+        changes.append("train.class_set=n2-seed1")
+    with pytest.raises(CheckpointError, match=rf"was trained on other data \(changed: .*{part}"):
+        train(config_of(f"train.targets={store}", *changes), resume=True)

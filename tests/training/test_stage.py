@@ -1,0 +1,315 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedkd.config import Config
+from embedkd.errors import (
+    CheckpointError,
+    ConfigError,
+    EmbedKDError,
+    Interrupted,
+    TrainingError,
+    UnknownNameError,
+)
+from embedkd.progress import Silent
+from embedkd.rundir import RunDir, read_json, write_json
+from embedkd.training import load_student, train
+from embedkd.training.checkpoint import read_checkpoint
+
+ConfigOf = Callable[..., Config]
+STEPS = 9
+EVERY_LOSS = "losses={cross_entropy=0.5, class_contrastive=0.5, sample_contrastive=0.1, mse=0.1, cosine=0.1}"
+
+
+class Watch(Silent):
+    """Remembers lines, and sends a signal to this process after a step."""
+
+    def __init__(self, signal_at: int = 0, number: signal.Signals = signal.SIGTERM) -> None:
+        self.lines: list[str] = []
+        self.steps = 0
+        self._signal_at = signal_at
+        self._number = number
+
+    def advance(self, count: int, note: str = "") -> None:
+        self.steps += count
+        if self.steps == self._signal_at:
+            os.kill(os.getpid(), self._number)
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def traces(config: Config) -> tuple[bytes, list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Everything that a run leaves, but for times and memory."""
+    run = RunDir(Path(config.train.out))
+    metrics = [{k: v for k, v in line.items() if k != "elapsed_s"} for line in run.read_metrics()]
+    result = {k: v for k, v in (run.read_result() or {}).items() if k not in {"elapsed_s", "memory"}}
+    return run.weights.read_bytes(), metrics, read_json(run.student), result
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config_in: ConfigOf, tmp_path_factory: pytest.TempPathFactory) -> object:
+    config = config_in(tmp_path_factory.mktemp("undisturbed"), EVERY_LOSS, "train.allow_view_mismatch=true")
+    torch.set_num_threads(1)  # before the fixture that does it for each test
+    train(config)
+    return traces(config)
+
+
+def test_a_run_learns_and_leaves_its_folder(config_of: ConfigOf) -> None:
+    config = config_of("train.epochs=8", "optimiser.lr=3e-3")
+    result = train(config)
+    run = RunDir(Path(config.train.out))
+    assert result.test_top1 is not None
+    assert result.test_top1 > 0.8, "three colours"
+    assert (result.steps, result.train_rows, result.test_rows, result.teacher) == (24, 22, 9, "test:mean-colour")
+    assert (result.device, result.precision, result.workers) == ("cpu", "float32", 0)
+    assert result.memory["net_bytes"] == result.memory["peak_bytes"] - result.memory["start_bytes"] >= 0
+    assert read_json(run.result) == result.to_json()
+    assert run.read_config() == config
+    losses = [line["loss"] for line in run.read_metrics("train")]
+    assert len(losses) == 24
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    assert [line["epoch"] for line in run.read_metrics("validation")] == list(range(1, 9))
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        *("checkpoint.pt", "config.json", "environment.json", "metrics.jsonl"),
+        *("result.json", "student.json", "student.safetensors"),
+    ]
+
+
+def test_the_kept_student_is_the_best_on_validation(config_of: ConfigOf) -> None:
+    config = config_of("train.epochs=6", "optimiser.lr=3e-3")
+    result = train(config)
+    found = {line["epoch"]: line["top1"] for line in RunDir(Path(config.train.out)).read_metrics("validation")}
+    assert result.val_top1 == max(found.values())
+    assert result.best_epoch == min(epoch for epoch, top1 in found.items() if top1 == result.val_top1)
+    _, card = load_student(RunDir(Path(config.train.out)))
+    assert (card.epoch, card.val_top1, card.class_names) == (
+        result.best_epoch,
+        result.val_top1,
+        ("red", "green", "blue"),
+    )
+
+
+def test_the_same_config_gives_the_same_bits(config_of: ConfigOf) -> None:
+    first, second = config_of(out="first"), config_of(out="second")
+    train(first)
+    train(second)
+    assert traces(first) == traces(second)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+def test_a_run_stopped_after_any_step_ends_as_if_it_was_not(
+    config_of: ConfigOf, undisturbed: object, step: int, number: signal.Signals
+) -> None:
+    config = config_of(EVERY_LOSS, "train.allow_view_mismatch=true")
+    with pytest.raises(Interrupted, match=f"stopped after step {step} of {STEPS}"):
+        train(config, progress=Watch(step, number))
+    watch = Watch()
+    train(config, resume=True, progress=watch)
+    assert watch.steps == STEPS - step
+    assert traces(config) == undisturbed
+
+
+def test_a_run_stopped_many_times_ends_as_if_it_was_not(config_of: ConfigOf, undisturbed: object) -> None:
+    config = config_of(EVERY_LOSS, "train.allow_view_mismatch=true")
+    for _ in range(4):
+        with pytest.raises(Interrupted):
+            train(config, resume=True, progress=Watch(2, signal.SIGINT))
+    train(config, resume=True)
+    assert traces(config) == undisturbed
+
+
+KILLED = """
+import importlib.abc, json, os, signal, sys
+
+class Ban(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"open_clip", "transformers"} or name.startswith("embedkd.teachers"):
+            raise ImportError(f"{name} must not be imported")
+
+sys.meta_path.insert(0, Ban())
+import torch
+from embedkd.config import Config
+from embedkd.progress import Silent
+from embedkd.training import train
+
+class Killer(Silent):
+    steps = 0
+    def advance(self, count, note=""):
+        self.steps += count
+        if self.steps == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+torch.set_num_threads(1)
+train(Config.from_dict(json.loads(sys.argv[1])), progress=Killer())
+"""
+
+
+def test_a_killed_run_ends_as_if_it_was_not_and_never_needed_a_teacher(
+    config_of: ConfigOf, undisturbed: object
+) -> None:
+    config = config_of(EVERY_LOSS, "train.allow_view_mismatch=true", "train.checkpoint_every_steps=2")
+    command = [sys.executable, "-c", KILLED, json.dumps(config.to_dict())]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = RunDir(Path(config.train.out))
+    assert len(run.read_metrics("train")) == 8
+    assert read_checkpoint(run.checkpoint).position.step == 6
+    train(config, resume=True)
+    assert traces(config) == undisturbed
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(config_of: ConfigOf) -> None:
+    config, other = config_of(), config_of(out="other")
+    train(other)
+    run = RunDir(Path(config.train.out))
+    run.claim(config)
+    run.metrics.write_text('{"kind": "train", "step": 1}\n{"kind":')
+    train(config, resume=True)
+    assert traces(config) == traces(other)
+
+
+def test_a_run_killed_before_its_result_only_writes_that(config_of: ConfigOf) -> None:
+    config = config_of()
+    train(config)
+    before = traces(config)
+    RunDir(Path(config.train.out)).result.unlink()
+    watch = Watch()
+    train(config, resume=True, progress=watch)
+    assert watch.steps == 0
+    assert traces(config) == before
+
+
+def test_resume_of_nothing_begins(config_of: ConfigOf) -> None:
+    assert train(config_of("train.epochs=1"), resume=True).steps == 3
+
+
+def test_a_finished_run_says_so(config_of: ConfigOf) -> None:
+    config, watch = config_of("train.epochs=1"), Watch()
+    first = train(config)
+    assert train(config, resume=True, progress=watch) == first
+    assert watch.lines == [f"{config.train.out} is finished already; name another folder with --out to train again"]
+
+
+def test_a_folder_with_a_run_is_not_begun_again(config_of: ConfigOf) -> None:
+    train(config_of("train.epochs=1"))
+    with pytest.raises(TrainingError, match="already holds a run; add --resume"):
+        train(config_of("train.epochs=1"))
+
+
+def test_another_config_does_not_go_on(config_of: ConfigOf) -> None:
+    train(config_of("train.epochs=1"))
+    with pytest.raises(CheckpointError, match=r"train.epochs was 1, is 2"):
+        train(config_of("train.epochs=2"), resume=True)
+
+
+def test_a_start_that_fails_leaves_the_folder_free(config_of: ConfigOf) -> None:
+    for change, error in (("losses.mes=1", "did you mean mse"), ("student.name=vit-tony", "did you mean vit-tiny")):
+        with pytest.raises(UnknownNameError, match=error):
+            train(config_of(change))
+    train(config_of("train.epochs=1"))
+
+
+def test_a_loss_that_is_not_finite_names_the_batch_and_keeps_the_checkpoint(config_of: ConfigOf) -> None:
+    config = config_of()
+    with pytest.raises(Interrupted):
+        train(config, progress=Watch(4))
+    run = RunDir(Path(config.train.out))
+    kept = run.checkpoint.read_bytes()
+    checkpoint = read_checkpoint(run.checkpoint)
+    assert checkpoint.position.step == 4
+    config = config_of("optimiser.lr=1e30", out="diverged")
+    with pytest.raises(TrainingError) as caught:
+        train(config)
+    first, second = str(caught.value).split("\n")
+    assert "expected finite losses, got cross_entropy nan" in first
+    assert "train-0" in second
+    assert "and 2 more" in second
+    assert "lower optimiser.lr" in second
+    run = RunDir(Path(config.train.out))
+    failed = read_json(run.failed_batch)
+    assert len(failed["keys"]) == 8
+    assert [line["step"] for line in run.read_metrics("train")] == list(range(1, failed["step"]))
+    assert kept
+
+
+@pytest.mark.parametrize("loss", ["mse", "cosine", "sample_contrastive"])
+def test_rows_of_a_view_that_the_teacher_did_not_see_need_a_permission(config_of: ConfigOf, loss: str) -> None:
+    losses = f"losses={{cross_entropy=0.5, {loss}=0.5}}"
+    with pytest.raises(ConfigError, match=rf"^{loss} compares each sample .*\nallow that with --allow-view-mismatch"):
+        train(config_of(losses))
+    plain = ("augment.crop_padding_px=0", "augment.flip=0")
+    assert train(config_of(losses, "train.epochs=1", *plain, out="plain")).view_mismatch == []
+    watch = Watch()
+    allowed = config_of(losses, "train.epochs=1", "train.allow_view_mismatch=true", out="allowed")
+    assert train(allowed, progress=watch).view_mismatch == [loss]
+    assert any("the student sees moved views" in line for line in watch.lines)
+
+
+def test_a_batch_too_small_for_a_loss_is_refused(config_of: ConfigOf) -> None:
+    changes = ("losses={sample_contrastive=1}", "train.allow_view_mismatch=true", "train.global_batch_size=1")
+    with pytest.raises(ConfigError, match="expected at least 2 for sample_contrastive, got 1"):
+        train(config_of(*changes))
+
+
+def test_workers_read_the_same_batches(
+    config_of: ConfigOf, tmp_path: Path, make_data: Callable[..., object], make_store: Callable[..., Path]
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data", ("train",)))
+    made = {n: config_of(f"train.targets={store}", "train.epochs=2", f"train.workers={n}", out=str(n)) for n in (0, 2)}
+    for config in made.values():
+        train(config)
+    assert traces(made[0])[:3] == traces(made[2])[:3]
+
+
+def test_logging_fewer_steps_changes_nothing_else(config_of: ConfigOf) -> None:
+    config, every = config_of("train.log_every_steps=4", out="some"), config_of(out="every")
+    train(config)
+    train(every)
+    run = RunDir(Path(config.train.out))
+    assert [line["step"] for line in run.read_metrics("train")] == [4, 8]
+    assert traces(config)[0] == traces(every)[0]
+
+
+def test_a_damaged_checkpoint_is_named(config_of: ConfigOf) -> None:
+    config = config_of()
+    with pytest.raises(Interrupted):
+        train(config, progress=Watch(4))
+    run = RunDir(Path(config.train.out))
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt cannot be read"):
+        train(config, resume=True)
+
+
+def test_a_checkpoint_of_another_student_is_named(config_of: ConfigOf) -> None:
+    config = config_of()
+    with pytest.raises(Interrupted):
+        train(config, progress=Watch(4))
+    changed = config_of("student.dropout=0.5", "student.patch_px=2")
+    run = RunDir(Path(config.train.out))
+    write_json(run.config, changed.to_dict())
+    with pytest.raises(CheckpointError, match="the checkpoint belongs to another student or other losses"):
+        train(changed, resume=True)
+
+
+def test_every_error_of_a_start_is_ours(config_of: ConfigOf, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    for change in (
+        f"train.out={blocked}",
+        f"train.out={blocked}/run",
+        "train.targets=/no/such.zarr",
+        "train.device=tpu",
+    ):
+        with pytest.raises(EmbedKDError):
+            train(config_of(change))
