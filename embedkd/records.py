@@ -173,8 +173,8 @@ class TeacherSpec:
     def teacher_id(self) -> str:
         """Folder name in a store: the model in safe characters and eight digits of the fingerprint."""
         bare = self.name.split("@", 1)[0]
-        safe = "".join(c if c.isalnum() or c in "-." else "-" for c in bare).strip("-.").lower()
-        return f"{safe[-80:]}-{self.fingerprint[:8]}"
+        safe = "".join(c if (c.isascii() and c.isalnum()) or c in "-." else "-" for c in bare).strip("-.").lower()
+        return f"{safe[-80:].lstrip('-.') or 'teacher'}-{self.fingerprint[:8]}"
 
     def output(self, name: str) -> OutputSpec | None:
         """The output of that name, or None."""

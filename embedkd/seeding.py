@@ -1,6 +1,7 @@
 """The one place where randomness starts: every draw is a function of a seed and of what it is for."""
 
 import hashlib
+from operator import index
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,8 @@ def stream_seed(seed: int, *stream: int | str) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in (seed, *stream):
-        text = f"{type(part).__name__}:{part}".encode()
+        # By meaning, not by type: numpy's integers and strings name the same stream as Python's.
+        text = f"str:{part}".encode() if isinstance(part, str) else f"int:{index(part)}".encode()
         digest.update(len(text).to_bytes(4, "little") + text)
     return int.from_bytes(digest.digest(), "little") >> 1
 

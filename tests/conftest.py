@@ -1,6 +1,16 @@
 """Options and selection for the whole suite."""
 
+import os
+
 import pytest
+from hypothesis import settings
+
+# As the command line does; before anything imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+pytest.register_assert_rewrite("tests.contracts")
+# Timing decides no test, and examples are derived from the test alone, so that a red run can be repeated.
+settings.register_profile("embedkd", deadline=None, derandomize=True)
+settings.load_profile("embedkd")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

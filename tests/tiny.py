@@ -25,6 +25,7 @@ SPEC = TeacherSpec(
     precision="float32",
     source="tests",
 )
+OUTPUTS = tuple(output.name for output in SPEC.outputs)
 
 
 class TinyTeacher:

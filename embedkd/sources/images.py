@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "pbm", "pnm", "gif", "tif", "tiff")
 DEFAULT_POLICY = DecodePolicy()
+MAX_ASPECT = 256
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -149,6 +150,9 @@ def _check_size(size: tuple[int, int], policy: DecodePolicy) -> None:
     width, height = size
     if width * height > policy.max_pixels:
         raise ImageError(f"image of {width} x {height} pixels is over the limit of {policy.max_pixels:,} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        # Resizing the shorter side to a model's input would blow such a strip up to any size.
+        raise ImageError(f"image of {width} x {height} pixels is over the limit of {MAX_ASPECT} : 1")
 
 
 def _rgb(image: "ImageFile", data: bytes, policy: DecodePolicy) -> Image.Image:

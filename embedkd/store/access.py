@@ -22,7 +22,7 @@ def fetch(storage: "Storage", key: str) -> bytes:
     try:
         return storage.get(key, limit_bytes=MAX_DOCUMENT_BYTES)
     except ObjectMissingError as error:
-        raise IntegrityError(f"{storage.url} lacks {key}; restore it, or precompute again") from error
+        raise IntegrityError(f"{storage.url} lacks {key}; restore it from a copy") from error
 
 
 def fetch_expected(storage: "Storage", folder: str, metadata: bytes) -> None:

@@ -97,7 +97,7 @@ def _open_shards(url: str) -> TrainingData:
         raise TrainingError(f"{url} names no classes; pack it with embedkd pack, or train on a store with --targets")
     shards = index_shards(listing)
     train, val, test = (
-        shard_samples([shard for shard in shards if shard.split == split], listing.root)
+        shard_samples([shard for shard in shards if shard.split == split], listing.root, labels_needed=True)
         for split in ("train", *_HELD_OUT)
     )
     return TrainingData(

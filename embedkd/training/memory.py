@@ -41,6 +41,7 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         if device.type == "cuda":
+            torch.cuda.synchronize(device)  # begins CUDA; before it there is no allocator whose peak could be reset
             torch.cuda.reset_peak_memory_stats(device)
         else:
             _reset_peak_rss()

@@ -11,9 +11,7 @@ from embedkd.records import DecodePolicy, RowStatus, Shard, key_hash
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, Slot, SlotRows, TeacherView, create_store, open_store
-from tests.tiny import CLASSES, SPEC, said_of, write_shard
-
-OUTPUTS = ("cls", "pooled")
+from tests.tiny import CLASSES, OUTPUTS, SPEC, said_of, write_shard
 
 
 @dataclass(frozen=True)

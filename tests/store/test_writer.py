@@ -117,7 +117,6 @@ def test_descriptions_split_no_teacher(store: EmbeddingStore, writer: PassWriter
         ({}, Pass(("text",), 8, 1, "x"), StoreError, "has no output 'text'; it has: cls, pooled, logits"),
         ({}, Pass(("cls", "cls"), 8, 1, "x"), FormatError, "different outputs"),
         ({}, Pass(("cls",), 8, 1, "x", views=2), FormatError, "2 views"),
-        ({"name": "é"}, Pass(("cls",), 8, 1, "x"), FormatError, "makes a folder name"),
         ({"outputs": (OutputSpec("cls", 8, "int8"),)}, Pass(("cls",), 8, 1, "x"), FormatError, "got 'int8'"),
         ({"outputs": (OutputSpec("classes", 8),)}, Pass(("classes",), 8, 1, "x"), FormatError, "output name"),
         ({"outputs": (OutputSpec("../x", 8),)}, Pass(("../x",), 8, 1, "x"), FormatError, "output name"),

@@ -12,8 +12,6 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from embedkd.teachers import Teacher, load_teacher
 
-pytest.register_assert_rewrite("tests.contracts")
-
 SaveViT = Callable[..., Path]
 
 

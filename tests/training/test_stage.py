@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedkd.config import Config
+from embedkd.config import Config, load_config
 from embedkd.errors import (
     CheckpointError,
     ConfigError,
@@ -139,7 +140,7 @@ class Ban(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Ban())
 import torch
-from embedkd.config import Config
+from embedkd.config import Config, load_config
 from embedkd.progress import Silent
 from embedkd.training import train
 
@@ -300,6 +301,19 @@ def test_a_checkpoint_of_another_student_is_named(config_of: ConfigOf) -> None:
     write_json(run.config, changed.to_dict())
     with pytest.raises(CheckpointError, match="the checkpoint belongs to another student or other losses"):
         train(changed, resume=True)
+
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+
+
+@pytest.mark.parametrize("name", ["smoke", "clipart"])
+def test_pipelines_run(name: str, data: Path, tmp_path: Path) -> None:
+    config = load_config(PIPELINES / f"{name}.toml", values={"train.targets": str(data / "store.zarr")})
+    for run in config.demo.runs:
+        made = config.for_demo_run(run)
+        result = train(replace(made, train=replace(made.train, out=str(tmp_path / run.name))))
+        assert result.losses == run.losses
+        assert result.epochs == config.train.epochs
 
 
 def test_every_error_of_a_start_is_ours(config_of: ConfigOf, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Shards in a folder, and a processor of a tiny teacher's for them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from embedkd.precompute import ShardProcessor
+from embedkd.progress import Progress, Silent
+from embedkd.records import DecodePolicy
+from embedkd.sources.shards import index_shards, list_data
+from embedkd.storage import LocalStorage
+from embedkd.store import EmbeddingStore, Pass, PassWriter, create_store
+from tests.tiny import OUTPUTS, SPEC, TinyTeacher, write_shard, write_tar
+
+if TYPE_CHECKING:
+    from embedkd.storage import Storage
+    from embedkd.teachers.base import Teacher
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here depends on bytes being durable."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@dataclass
+class Bench:
+    """Shards in a folder, and a place for stores beside it."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def shard(self, name: str, members: list[tuple[str, bytes]]) -> None:
+        write_tar(self.data / name, members)
+
+    def create(self, storage: "Storage", capacity: int | None = None) -> EmbeddingStore:
+        listing = list_data(str(self.data))
+        shards = index_shards(listing)
+        names = tuple("abc")
+        return create_store(storage, shards, root="../data", classes=names, policy=DecodePolicy(), capacity=capacity)
+
+    def processor(
+        self,
+        store: EmbeddingStore,
+        teacher: "Teacher | None" = None,
+        *,
+        threads: int = 2,
+        max_bad_fraction: float = 1.0,
+        progress: Progress | None = None,
+    ) -> ShardProcessor:
+        return ShardProcessor(
+            store,
+            str(self.data),
+            teacher or TinyTeacher(),
+            PassWriter(store, SPEC, Pass(OUTPUTS, 3, 1, "cpu")),
+            decode_threads=threads,
+            max_bad_fraction=max_bad_fraction,
+            progress=progress or Silent(),
+        )
+
+    def run(self, teacher: "Teacher | None" = None, name: str = "store.zarr", **options: object) -> EmbeddingStore:
+        capacity = options.pop("capacity", None)
+        assert capacity is None or isinstance(capacity, int)
+        store = self.create(LocalStorage(self.folder / name), capacity)
+        self.processor(store, teacher, **options).run(store.slots)  # type: ignore[arg-type]
+        return store
+
+    def commits(self, name: str = "store.zarr") -> list[str]:
+        return sorted(path.name for path in (self.folder / name).glob("teachers/*/*/commits/*.json"))
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def bench(empty: Bench) -> Bench:
+    """16 samples in three shards."""
+    for name, rows in (("train-0.tar", 7), ("train-1.tar", 5), ("val-0.tar", 4)):
+        write_shard(empty.data / name, rows)
+    return empty
