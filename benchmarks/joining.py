@@ -1,6 +1,6 @@
 """What joining targets costs: the sample rate of the training input with and without them.
 
-    python benchmarks/joining.py STORE [--output pooled] [--rounds 7] [--json FILE]
+    python -m benchmarks.joining STORE [--output pooled] [--rounds 7] [--json FILE]
 
 Both sides read the same shards in the same order, decode and augment the same; one of them also reads, checks and
 hands out one stored row a sample.

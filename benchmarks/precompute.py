@@ -1,6 +1,6 @@
 """How close precompute comes to what the bare teacher and bare decoding allow together.
 
-    python benchmarks/precompute.py [--rounds 5] [--json FILE]
+    python -m benchmarks.precompute [--rounds 5] [--json FILE]
 
 A round measures three rates on the same images, one after the other: the teacher on preloaded tensors, decoding and
 preprocessing alone, and the whole of precompute (tar, decode, teacher, encode, write, commit), teacher already loaded.

@@ -1,6 +1,6 @@
 """Does distillation from stored targets help? Cross-validated on the embedded data, every run printed.
 
-    python benchmarks/quality.py [--folds 5] [--seeds 2] [--json FILE] [--set KEY=VALUE ...]
+    python -m benchmarks.quality [--folds 5] [--seeds 2] [--json FILE] [--set KEY=VALUE ...]
 
 Each image of the embedded data set is in the test part of exactly one of the folds; a tenth of the rest chooses the
 epoch. For every fold the teacher runs over the fold's own shards, and class means come from its training part alone.

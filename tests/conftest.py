@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 # As the command line does; before anything imports torch.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 pytest.register_assert_rewrite("tests.contracts")
 # Timing decides no test, and examples are derived from the test alone, so that a red run can be repeated.
 settings.register_profile("embedkd", deadline=None, derandomize=True)

@@ -55,9 +55,8 @@ app.add_typer(store_app, name="store")
 
 def main() -> None:
     """Run the command line; ends the process with the command's exit code."""
-    # Waiting OpenMP threads spin on cores that decoding or another job could use: two runs on two cores were
-    # eight times slower than with threads that sleep. OpenMP reads this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP reads this once, when torch is imported; docs/decisions/0004 has the measurements.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         app()
     except EmbedKDError as error:
