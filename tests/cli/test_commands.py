@@ -100,7 +100,12 @@ def test_train_evaluate_report(embedkd: Command, store: Path, tmp_path: Path) ->
     assert embedkd(*arguments, *sets, "--resume")[0] == 0
     code, out, err = embedkd("evaluate", run, "--json")
     assert code == 0, err
-    assert {"top1", "knn"} <= set(json.loads(out)["metrics"])
+    found = json.loads(out)
+    assert {"top1", "knn"} <= set(found["metrics"])
+    code, out, err = embedkd("evaluate", run)
+    assert f"{found['rows']} test images" in out
+    assert f"{found['metrics']['top1']['value']:.1%}" in out
+    assert embedkd("evaluate", run, "--split", "val", "--no-knn")[1].count("val images") == 1
     code, out, err = embedkd("report", run, "--out", tmp_path / "report.html")
     assert code == 0, err
     assert "<html" in (tmp_path / "report.html").read_text()
