@@ -5,6 +5,7 @@
 Each image of the embedded data set is in the test part of exactly one of the folds; a tenth of the rest chooses the
 epoch. For every fold the teacher runs over the fold's own shards, and class means come from its training part alone.
 All recipes share everything but their losses (pipelines/clipart.toml: student, images, augmentation, optimiser).
+`random-means` is a control: clip-embed-kd with class means drawn from a normal distribution, which know nothing.
 Intervals are paired bootstraps over images: the differences of right answers, averaged over seeds, are resampled.
 """
 
@@ -34,14 +35,17 @@ from embedkd.sources.items import PackItem
 from embedkd.sources.pack import write_shards
 from embedkd.sources.reader import ShardStream
 from embedkd.sources.shards import list_data, shard_path
+from embedkd.store import default_name, open_store, write_class_set
 from embedkd.training import FixedView, load_student, train
 
 RECIPES = {
     "supervised": {"cross_entropy": 1.0},
     "clip-embed-kd": {"cross_entropy": 0.5, "class_contrastive": 0.5},
+    "random-means": {"cross_entropy": 0.5, "class_contrastive": 0.5},
     "sample-contrastive": {"cross_entropy": 0.5, "sample_contrastive": 0.5},
 }
 BASELINE = "supervised"
+RANDOM = "random"
 RESAMPLES = 10_000
 PIPELINE = Path(__file__).parent.parent / "pipelines" / "clipart.toml"
 
@@ -90,6 +94,10 @@ def make_fold(
         "precompute.outputs": ["pooled"],
     }
     precompute(load_config(PIPELINE, values=values))
+    view = open_store(out / "store.zarr").teacher()
+    true = view.class_set(None, "pooled")
+    noise = generator(fold, "random means").normal(size=true.mean.shape).astype(np.float32)
+    write_class_set(view, "pooled", replace(true, name=RANDOM, mean=noise))
 
 
 def run_one(job: tuple[Config, Path]) -> dict[str, bool]:
@@ -138,7 +146,10 @@ def main() -> None:
             )
             for seed in range(options.seeds):
                 for name, losses in RECIPES.items():
-                    settings = replace(base.train, seed=seed, out=str(home / f"{name}-{seed}"))
+                    means = (
+                        RANDOM if name == "random-means" else default_name(base.average.per_class, base.average.seed)
+                    )
+                    settings = replace(base.train, seed=seed, out=str(home / f"{name}-{seed}"), class_set=means)
                     jobs[fold, seed, name] = (replace(base, losses=losses, train=settings), home / "shards")
         with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
             for (fold, seed, name), found in zip(jobs, pool.map(run_one, jobs.values()), strict=True):
