@@ -103,7 +103,7 @@ class JoinedShards(IterableDataset[Batch]):
             )
         self.samples = samples
         self.global_batch_size = global_batch_size
-        self._transform = transform
+        self.transform = transform
         self._epochs = epochs
         self._start = start
         self._seed = seed
@@ -162,7 +162,7 @@ class JoinedShards(IterableDataset[Batch]):
             image = decode_image(sample.image, self.samples.policy)
         except ImageError as error:
             raise ImageError(f"{sample.where}: {error}") from error
-        return self._transform(image, stream_seed(self._seed, "augment", epoch, sample.key))
+        return self.transform(image, stream_seed(self._seed, "augment", epoch, sample.key))
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
         if self._order is None or self._order.epoch != epoch:

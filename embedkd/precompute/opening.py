@@ -1,5 +1,6 @@
 """A store for the shards at hand: the one that is there, if it was made from them, or a new one."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,33 +18,51 @@ if TYPE_CHECKING:
 EMBEDDED_DATA = "data:clipart"
 
 
-def open_or_create(config: "Config", watch: "Progress") -> tuple[EmbeddingStore, Listing]:
-    """The store at ``precompute.out`` and the data it is for; a store that is not there is made from the data's index.
+@dataclass(frozen=True)
+class Opening:
+    """Shards that were found usable, and the store that is there for them; nothing was written yet.
 
-    Raises:
-        SourceError: The shards cannot be used.
-        StoreError: A store is there that was made from other shards.
+    Attributes:
+        listing: The data set.
+        shards: What each shard holds.
+        existing: The store at ``precompute.out``; None where there is none.
     """
-    listing = list_data(config.data.shards or EMBEDDED_DATA)
-    storage = open_storage(config.precompute.out)
-    if is_created(storage):
-        store = open_store(storage)
-        check_listing(store, listing)
-        return store, listing
-    watch.begin("index", len(listing.names), "shards")
-    shards = index_shards(listing, lambda _: watch.advance(1))
-    watch.end()
-    if not any(shard.rows for shard in shards):
-        raise ShardError(f"the shards of {listing.root} hold no sample")
-    store = create_store(
-        storage,
-        shards,
-        root=remembered_root(listing.root, Path(config.precompute.out)),
-        classes=listing.classes,
-        policy=DecodePolicy(),
-        capacity=config.precompute.capacity,
-    )
-    return store, listing
+
+    listing: Listing
+    shards: tuple[Shard, ...]
+    existing: EmbeddingStore | None
+
+    @classmethod
+    def of(cls, config: "Config", watch: "Progress") -> "Opening":
+        """Look at the data and at the store.
+
+        Raises:
+            SourceError: The shards cannot be used.
+            StoreError: A store is there that was made from other shards.
+        """
+        listing = list_data(config.data.shards or EMBEDDED_DATA)
+        storage = open_storage(config.precompute.out)
+        if is_created(storage):
+            store = open_store(storage)
+            check_listing(store, listing)
+            return cls(listing, store.shards, store)
+        watch.begin("index", len(listing.names), "shards")
+        shards = index_shards(listing, lambda _: watch.advance(1))
+        watch.end()
+        if not any(shard.rows for shard in shards):
+            raise ShardError(f"the shards of {listing.root} hold no sample")
+        return cls(listing, shards, None)
+
+    def store(self, config: "Config") -> EmbeddingStore:
+        """The store, created if it is not there."""
+        return self.existing or create_store(
+            open_storage(config.precompute.out),
+            self.shards,
+            root=remembered_root(self.listing.root, Path(config.precompute.out)),
+            classes=self.listing.classes,
+            policy=DecodePolicy(),
+            capacity=config.precompute.capacity,
+        )
 
 
 def check_listing(store: EmbeddingStore, listing: Listing) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from embedkd.errors import Interrupted, StoreError
 from embedkd.precompute.averages import add_class_set, class_sets_done
 from embedkd.precompute.hardware import device_model, resolve_device, use_threads
-from embedkd.precompute.opening import EMBEDDED_DATA, check_listing, open_or_create
+from embedkd.precompute.opening import EMBEDDED_DATA, Opening, check_listing
 from embedkd.precompute.process import ShardProcessor
 from embedkd.progress import Progress, Silent
 from embedkd.sources.shards import list_data
@@ -96,7 +96,7 @@ def precompute(config: "Config", progress: Progress | None = None) -> Precompute
     if finished is not None:
         return finished
     watch = progress or Silent()
-    store, listing = open_or_create(config, watch)
+    opening = Opening.of(config, watch)
 
     from embedkd.teachers import load_teacher, tune_allocator
 
@@ -105,13 +105,14 @@ def precompute(config: "Config", progress: Progress | None = None) -> Precompute
     device = resolve_device(config.precompute.device)
     teacher = load_teacher(config.precompute.teacher, device=device, precision=config.precompute.precision)
     outputs = _check_outputs(teacher, config.precompute.outputs)
+    store = opening.store(config)  # only now: a teacher that cannot be had leaves nothing behind
     started, computed = time.perf_counter(), 0
     for plan in _passes(store, teacher, outputs, config.precompute, device_model(device)):
         writer = PassWriter(store, teacher.spec, plan)
         use_threads(writer.plan.threads)
         processor = ShardProcessor(
             store,
-            listing.root,
+            opening.listing.root,
             teacher,
             writer,
             decode_threads=config.precompute.decode_threads or os.cpu_count() or 1,

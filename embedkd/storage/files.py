@@ -63,7 +63,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_error(path: Path, error: OSError) -> StorageError:
     """An OSError of a write as one line that says what to do."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageError(f"no space left to write {path}; free some and run the same command again, it goes on")
+        return StorageError(
+            f"no space left to write {path}; free some and run the same command again (train: with --resume)"
+        )
     return StorageError(f"cannot write {path}: {error.strerror or error}")
 
 

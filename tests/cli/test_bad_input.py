@@ -177,3 +177,9 @@ def test_gigantic_and_broken_images_keep_their_rows(embedkd: Command, tmp_path: 
     assert "'b' of train-000000.tar" in err
     status = open_store(tmp_path / "s.zarr").teacher().read(0, "pooled").status
     assert status[:5].tolist() == [1, 2, 2, 3, 1]
+
+
+def test_a_teacher_that_cannot_be_had_leaves_no_store(refused: Refused, shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    refused("precompute", "--teacher", f"vit:{tmp_path / 'model'}", "--data", shards, "--out", tmp_path / "s.zarr")
+    assert not (tmp_path / "s.zarr").exists()

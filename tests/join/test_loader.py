@@ -76,6 +76,6 @@ def test_without_workers_errors_come_as_they_are(world: "World") -> None:
 
 def test_other_runtime_errors_are_not_renamed(world: "World") -> None:
     broken = dataset(world)
-    broken._transform = lambda image, seed: torch.zeros(3, seed % 5 + 1, 1)
+    broken.transform = lambda image, seed: torch.zeros(3, seed % 5 + 1, 1)
     with pytest.raises(RuntimeError, match="stack expects each tensor"):
         list(make_loader(broken, workers=0))
