@@ -46,7 +46,8 @@ class Opening:
             store = open_store(storage)
             check_listing(store, listing)
             return cls(listing, store.shards, store)
-        watch.begin("index", len(listing.names), "shards")
+        if not listing.indexed:
+            watch.begin("index", len(listing.names), "shards")
         shards = index_shards(listing, lambda _: watch.advance(1))
         watch.end()
         if not any(shard.rows for shard in shards):
