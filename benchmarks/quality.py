@@ -142,7 +142,13 @@ def main() -> None:
             home = folder / str(fold)
             make_fold(items, classes, fold_of, fold, home)
             base = load_config(
-                PIPELINE, sets=[*options.sets, f"train.targets={home / 'store.zarr'}", "train.workers=0"]
+                PIPELINE,
+                sets=[
+                    *options.sets,
+                    f"train.targets={home / 'store.zarr'}",
+                    "train.workers=0",
+                    "train.allow_view_mismatch=true",
+                ],
             )
             for seed in range(options.seeds):
                 for name, losses in RECIPES.items():
