@@ -11,6 +11,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY embedkd embedkd
 COPY data data
+COPY pipelines pipelines
 RUN python -m venv /opt/embedkd \
     && /opt/embedkd/bin/pip install build \
     && /opt/embedkd/bin/python -m build --wheel --outdir /wheels \

@@ -7,12 +7,14 @@ so a demo that was stopped goes on.
 import csv
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from embedkd.errors import EmbedKDError
 from embedkd.evaluation import evaluate_run
 from embedkd.precompute import EMBEDDED_DATA, add_class_set, precompute
 from embedkd.report import write_report
@@ -20,6 +22,7 @@ from embedkd.sources.fields import image_suffix, label
 from embedkd.sources.pack import pack
 from embedkd.sources.reader import ShardStream
 from embedkd.sources.shards import INDEX_NAME, list_data, shard_path
+from embedkd.storage import write_error
 from embedkd.store import open_store
 from embedkd.training import TrainResult, train
 
@@ -86,7 +89,11 @@ def run_demo(config: "Config", folder: Path, progress: "Progress") -> DemoResult
     shards, store = folder / "shards", folder / "store.zarr"
     if not (shards / INDEX_NAME).is_file():
         progress.line("pack: image files and a CSV -> shards")
-        pack(unpack_embedded(folder / "images"), shards, rows_per_shard=_ROWS_PER_SHARD)
+        try:
+            table = unpack_embedded(folder / "images")
+        except OSError as error:
+            raise write_error(folder, error) from error
+        pack(table, shards, rows_per_shard=_ROWS_PER_SHARD)
     done("pack")
     config = replace(
         config,
@@ -119,7 +126,12 @@ def run_demo(config: "Config", folder: Path, progress: "Progress") -> DemoResult
 def _in_own_process(step: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "R":
     """Run one step in a fresh process, as its own command would: its memory is its own, and no teacher is about."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(step, *args, **kwargs).result()
+        try:
+            return pool.submit(step, *args, **kwargs).result()
+        except BrokenProcessPool as error:
+            raise EmbedKDError(
+                "a step's process was killed; was there too little memory? run the demo again, it goes on"
+            ) from error
 
 
 def demo_config() -> Path:

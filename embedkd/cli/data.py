@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from embedkd.cli.progress import watcher
 from embedkd.records import SPLITS
 
 _DEFAULT_ROWS = 10_000
@@ -23,7 +24,15 @@ def pack_command(
     """Pack images into WebDataset shards with an index."""
     from embedkd.sources.pack import pack
 
-    packed = pack(source, out, rows_per_shard=rows_per_shard, val=val, test=test, seed=seed)
+    watch = watcher()
+    packed = pack(
+        *(source, out),
+        rows_per_shard=rows_per_shard,
+        val=val,
+        test=test,
+        seed=seed,
+        on_shard=lambda shard: watch.line(f"{shard.url}: {shard.rows} samples, {shard.size_bytes / 2**20:.1f} MiB"),
+    )
     counts = ", ".join(f"{packed.rows(split)} {split}" for split in SPLITS if packed.rows(split))
     typer.echo(f"{out}: {len(packed.shards)} shards, {len(packed.classes)} classes, {counts}")
     if packed.ignored:

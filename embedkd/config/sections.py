@@ -46,7 +46,8 @@ class PrecomputeConfig:
         decode_threads: Threads that decode images; 0 decides by the hardware.
         capacity: Rows a slot, a power of two; None takes the smallest that holds the largest shard.
         device: "auto" takes CUDA where there is one.
-        precision: Of the teacher's forward pass; "auto" is bfloat16 on CUDA devices that support it, else float32.
+        precision: Of the teacher's forward pass; "auto" is bfloat16 on CUDA devices that support it, float16 on
+            older ones, float32 on the CPU.
         max_bad_fraction: A shard with a greater share of samples that cannot be read stops the run.
     """
 

@@ -46,10 +46,7 @@ class Opening:
             store = open_store(storage)
             check_listing(store, listing)
             return cls(listing, store.shards, store)
-        if not listing.indexed:
-            watch.begin("index", len(listing.names), "shards")
-        shards = index_shards(listing, lambda _: watch.advance(1))
-        watch.end()
+        shards = listing.indexed or _index(listing, watch)
         if not any(shard.rows for shard in shards):
             raise ShardError(f"the shards of {listing.root} hold no sample")
         return cls(listing, shards, None)
@@ -59,11 +56,19 @@ class Opening:
         return self.existing or create_store(
             open_storage(config.precompute.out),
             self.shards,
-            root=remembered_root(self.listing.root, Path(config.precompute.out)),
+            root=remembered_root(self.listing.root, Path(open_storage(config.precompute.out).url)),
             classes=self.listing.classes,
             policy=DecodePolicy(),
             capacity=config.precompute.capacity,
         )
+
+
+def _index(listing: Listing, watch: "Progress") -> tuple[Shard, ...]:
+    watch.begin("index", len(listing.names), "shards")
+    try:
+        return index_shards(listing, lambda _: watch.advance(1))
+    finally:
+        watch.end()
 
 
 def check_listing(store: EmbeddingStore, listing: Listing) -> None:

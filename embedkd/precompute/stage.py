@@ -3,7 +3,6 @@
 Heavy imports happen after the question whether there is anything left to do, so a finished store answers at once.
 """
 
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from embedkd.precompute.hardware import device_model, resolve_device, use_thread
 from embedkd.precompute.opening import EMBEDDED_DATA, Opening, check_listing
 from embedkd.precompute.process import ShardProcessor
 from embedkd.progress import Progress, Silent
+from embedkd.rundir import usable_cpus
 from embedkd.sources.shards import list_data
 from embedkd.storage import open_storage
 from embedkd.store import EmbeddingStore, Pass, PassWriter, TeacherView, is_created, open_store, set_names
@@ -55,8 +55,8 @@ class PrecomputeResult:
 def find_finished(config: "Config") -> PrecomputeResult | None:
     """The result that is there already, or None where something is left to do. Imports no torch and no teacher.
 
-    Shards are compared by name and size. A teacher that is a path is never taken for finished, since the weights behind
-    a path may change.
+    Shards are compared by name, size and BLAKE2b. A teacher that is a path is never taken for finished, since the
+    weights behind a path may change.
 
     Raises:
         StoreError: The store was made from other shards.
@@ -115,7 +115,7 @@ def precompute(config: "Config", progress: Progress | None = None) -> Precompute
             opening.listing.root,
             teacher,
             writer,
-            decode_threads=config.precompute.decode_threads or os.cpu_count() or 1,
+            decode_threads=config.precompute.decode_threads or usable_cpus(),
             max_bad_fraction=config.precompute.max_bad_fraction,
             progress=watch,
         )
@@ -164,7 +164,7 @@ def _passes(
     new = tuple(name for name in outputs if name not in covered)
     if not new:
         return begun
-    threads = config.threads or os.cpu_count() or 1
+    threads = config.threads or usable_cpus()
     return [*begun, Pass(new, config.batch_size, threads, device)]
 
 

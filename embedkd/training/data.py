@@ -9,7 +9,7 @@ from embedkd.errors import TrainingError, UnknownNameError
 from embedkd.join import Samples, shard_samples, stored_samples
 from embedkd.records import blake2b_hex, canonical_json
 from embedkd.sources.shards import index_shards, list_data
-from embedkd.store import open_store
+from embedkd.store import default_name, open_store, set_names
 from embedkd.training.objective import TeacherFacts
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _open_store(config: "Config", terms: "Sequence[Term]", url: str) -> Training
     default = _default_output(view)
     rows = sorted({term.output or default for term in terms if term.reads("rows")})
     means = sorted({term.output or default for term in terms if term.reads("class_means")})
-    sets = {output: view.class_set(config.train.class_set, output) for output in means}
+    sets = {output: view.class_set(_class_set(config, view, output), output) for output in means}
     dims = {output: _dim(view, output) for output in (*rows, *means)}
     root = None if config.data.shards is None else list_data(config.data.shards).root
     partial = config.train.allow_partial
@@ -89,6 +89,12 @@ def _open_store(config: "Config", terms: "Sequence[Term]", url: str) -> Training
         teacher_name=view.spec.name if dims else None,
         identity=identity,
     )
+
+
+def _class_set(config: "Config", view: "TeacherView", output: str) -> str | None:
+    """The set that the config names, else the default one, else the only one."""
+    default = default_name(config.average.per_class, config.average.seed)
+    return config.train.class_set or (default if default in set_names(view, output) else None)
 
 
 def _open_shards(url: str) -> TrainingData:

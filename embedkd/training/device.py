@@ -25,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
         raise UnknownNameError("device", name, ["auto", "cpu", "cuda", "cuda:0"]) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise TrainingError(
-            f"expected {name}, this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+            f"expected {name}, this machine has {torch.cuda.device_count()} CUDA devices; use --set train.device=cpu"
         )
     return device
 

@@ -130,7 +130,7 @@ def test_flipped_bit(refused: Refused, copy: Path, shards: Path, tmp_path: Path)
         "--set",
         "augment.crop_padding_px=0",
     )
-    assert victim.relative_to(copy).as_posix() in message or "pooled" in message
+    assert victim.parent.parent.parent.relative_to(copy).as_posix() in message
 
 
 def test_no_store_there(refused: Refused, tmp_path: Path) -> None:
@@ -155,6 +155,8 @@ def test_run_folder_is_not_overwritten(
 def test_gigantic_and_broken_images_keep_their_rows(embedkd: Command, tmp_path: Path) -> None:
     """Decode errors cost a row each, not the run; the samples around them stay where they are."""
     import io
+    import struct
+    import zlib
 
     import numpy as np
     from PIL import Image
@@ -164,7 +166,9 @@ def test_gigantic_and_broken_images_keep_their_rows(embedkd: Command, tmp_path: 
     good = io.BytesIO()
     Image.fromarray(np.full((20, 20, 3), 90, np.uint8)).save(good, "PNG")
     members = [("a.png", good.getvalue()), ("b.png", b""), ("c.png", good.getvalue()[:60]), ("d.txt", b"no image")]
-    members += [(f"e{i}.png", good.getvalue()) for i in range(30)]
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    members += [("e.png", bomb), *((f"f{i}.png", good.getvalue()) for i in range(40))]
     with tarfile.open(tmp_path / "train-000000.tar", "w") as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
@@ -172,11 +176,11 @@ def test_gigantic_and_broken_images_keep_their_rows(embedkd: Command, tmp_path: 
             tar.addfile(info, io.BytesIO(data))
     code, out, err = embedkd("precompute", "--data", tmp_path, "--out", tmp_path / "s.zarr", "--outputs", "pooled")
     assert code == 0, err
-    assert "2 decode error" in out
+    assert "3 decode error" in out
     assert "1 field missing" in out
     assert "'b' of train-000000.tar" in err
     status = open_store(tmp_path / "s.zarr").teacher().read(0, "pooled").status
-    assert status[:5].tolist() == [1, 2, 2, 3, 1]
+    assert status[:6].tolist() == [1, 2, 2, 3, 2, 1]
 
 
 def test_a_teacher_that_cannot_be_had_leaves_no_store(refused: Refused, shards: Path, tmp_path: Path) -> None:

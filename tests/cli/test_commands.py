@@ -90,6 +90,14 @@ def test_average_makes_another_class_set(embedkd: Command, store: Path) -> None:
     assert "n3-seed5, 3 of 3 classes, 9 rows" in out
 
 
+def test_a_second_class_set_leaves_the_default_one_chosen(embedkd: Command, store: Path, tmp_path: Path) -> None:
+    assert embedkd("average", store, "--per-class", 2, "--output", "pooled")[0] == 0
+    code, _, err = embedkd(
+        *("train", "--targets", store, "--epochs", 1, "--batch-size", 8, "--out", tmp_path / "run"),
+    )
+    assert code == 0, err
+
+
 def test_train_evaluate_report(embedkd: Command, store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ("train", "--targets", store, "--student", "vit-tiny", "--out", run, "--epochs", 2, "--batch-size", 8)

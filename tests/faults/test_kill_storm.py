@@ -121,7 +121,7 @@ def test_death_before_any_name_is_given_leaves_what_a_rerun_completes(zygote: Zy
 
 @pytest.mark.parametrize("writers", [1, 2])
 def test_killed_writers_leave_what_a_rerun_completes(zygote: Zygote, tmp_path: Path, writers: int) -> None:
-    storm(zygote, tmp_path, writers, kills=20)
+    storm(zygote, tmp_path, writers, kills=30)
 
 
 @pytest.mark.storm
