@@ -10,7 +10,7 @@ MIB = 1 << 20
 
 
 def touch(size_bytes: int) -> None:
-    """Use so much memory at once and give it back. Mapped anew: an allocator may hold as much that earlier tests freed."""
+    """Use so much memory at once and give it back; mapped anew, as an allocator may hold what earlier tests freed."""
     with mmap.mmap(-1, size_bytes) as pages:
         for page in range(0, size_bytes, mmap.PAGESIZE):
             pages[page] = 1
