@@ -394,10 +394,3 @@ class TestProcessState:
             found = list(pool.map(lambda data: pixels(data).tobytes(), SAMPLES * 20))
         assert found == expected * 20
         assert list(warnings.filters) == filters
-
-
-@pytest.mark.parametrize(("width", "height"), [(1, 257), (257, 1)])
-def test_a_strip_is_refused_before_anybody_resizes_it(width: int, height: int) -> None:
-    with pytest.raises(ImageError, match="256 : 1"):
-        decode_image(encode(Image.new("RGB", (width, height)), "PNG"))
-    assert decode_image(encode(Image.new("RGB", (min(width, 256), min(height, 256))), "PNG")).mode == "RGB"
