@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+LAYERED_OUTPUTS = ("cls", "patch_mean")
+_LAYER = re.compile(r"0|-?[1-9][0-9]{0,2}")
 
 
 def canonical_json(document: object) -> bytes:
@@ -107,6 +110,8 @@ class Preprocess:
         interpolation: "bilinear", "bicubic", ...
         mean: Per channel, on pixels scaled to [0, 1].
         std: Per channel, on pixels scaled to [0, 1].
+        backend: What resizes: "pil" on 8-bit images, or "torchvision" on tensors, one level apart here and there.
+        pad_rgb: Where it is set, `resize_px` is the length of the longer side, and the rest has this colour.
     """
 
     resize_px: int | tuple[int, int]
@@ -114,6 +119,8 @@ class Preprocess:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    backend: str = "pil"
+    pad_rgb: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,10 @@ class TeacherSpec:
         libraries: Names and versions of the libraries that ran it.
         licence: Licence of the weights where the card gives one.
         random_weights: True where the weights were drawn and not trained.
+        layers: Number of inner layers (transformer blocks) that can be had as ``cls@k`` and ``patch_mean@k``, as far as
+            `outputs` has ``cls`` and ``patch_mean``; 0 where there are none.
+        tokenizer: How captions become tokens, for teachers with a text tower: kind, length, digest of the vocabulary.
+        derived_from: The teacher that this one was made of (fine-tuned, or given a head): its name and its fingerprint.
     """
 
     name: str
@@ -160,12 +171,15 @@ class TeacherSpec:
     libraries: tuple[tuple[str, str], ...] = ()
     licence: str | None = None
     random_weights: bool = False
+    layers: int = 0
+    tokenizer: str | None = None
+    derived_from: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """BLAKE2b-256 over all that decides the values: the same weights in another file have the same one."""
         facts = asdict(self)
-        for description in ("name", "source", "revision", "libraries", "licence"):
+        for description in ("name", "source", "revision", "libraries", "licence", "derived_from"):
             del facts[description]
         return blake2b_hex(canonical_json(facts))
 
@@ -177,8 +191,46 @@ class TeacherSpec:
         return f"{safe[-80:].lstrip('-.') or 'teacher'}-{self.fingerprint[:8]}"
 
     def output(self, name: str) -> OutputSpec | None:
-        """The output of that name, or None."""
-        return next((o for o in self.outputs if o.name == name), None)
+        """The output of that name, or None.
+
+        ``cls@k`` and ``patch_mean@k`` are what block k gives, before any norm that follows the blocks; k counts from
+        0, or from the end where it is negative (-1: the last block).
+        """
+        base, at, layer = name.partition("@")
+        found = next((o for o in self.outputs if o.name == base), None)
+        if found is None or not at:
+            return found
+        if base not in LAYERED_OUTPUTS or not _LAYER.fullmatch(layer) or not -self.layers <= int(layer) < self.layers:
+            return None
+        return replace(found, name=name)
+
+    def ordered(self, names: "Iterable[str]") -> tuple[str, ...]:
+        """These outputs in the one order of a pass: the specification's, an inner layer's behind its own, by number."""
+        places = {o.name: at for at, o in enumerate(self.outputs)}
+
+        def place(name: str) -> tuple[int, int, int]:
+            base, at, layer = name.partition("@")
+            return places.get(base, len(places)), bool(at), int(layer or 0)
+
+        return tuple(sorted(names, key=place))
+
+    @property
+    def default_outputs(self) -> tuple[str, ...]:
+        """What is computed where nobody names outputs: the model's own embedding, and logits where it has them.
+
+        The embedding is ``image`` in CLIP-like models, else ``cls``, else ``pooled``.
+        """
+        names = [o.name for o in self.outputs]
+        embedding = [name for name in ("image", "cls", "pooled") if name in names][:1]
+        chosen = embedding + [name for name in ("logits",) if name in names]
+        return tuple(chosen or names)
+
+    @property
+    def offer(self) -> str:
+        """All outputs in one phrase, for errors and tables."""
+        names = ", ".join(o.name for o in self.outputs)
+        inner = " and ".join(f"{o.name}@k" for o in self.outputs if o.name in LAYERED_OUTPUTS and self.layers)
+        return f"{names}; {inner} for k from -{self.layers} to {self.layers - 1}" if inner else names
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; ``from_json`` gives an equal spec back."""

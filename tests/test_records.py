@@ -125,6 +125,7 @@ DESCRIPTIONS: dict[str, Any] = {
     "revision": "v2",
     "libraries": (("torch", "9"),),
     "licence": None,
+    "derived_from": "vit:ViT-L-32 0123",
 }
 DECIDING: dict[str, Any] = {
     "model": "another",
@@ -136,6 +137,8 @@ DECIDING: dict[str, Any] = {
     "logit_scale": 99.0,
     "logit_bias": None,
     "random_weights": True,
+    "layers": 12,
+    "tokenizer": "CLIP, 77 tokens",
 }
 
 
@@ -157,6 +160,47 @@ def test_what_decides_the_values_changes_the_fingerprint(name: str) -> None:
 def test_the_fingerprint_is_a_digest_over_these_bytes() -> None:
     facts = {name: value for name, value in SPEC.to_json().items() if name not in DESCRIPTIONS}
     assert SPEC.fingerprint == blake2b_hex(canonical_json(facts))
+
+
+INNER = replace(
+    SPEC, outputs=(*(OutputSpec(name, 8) for name in ("image", "text", "cls", "logits", "patch_mean")),), layers=12
+)
+
+
+@pytest.mark.parametrize("name", ["cls@-12", "cls@0", "patch_mean@11", "cls@-1"])
+def test_inner_layers_are_as_wide_as_their_output(name: str) -> None:
+    assert INNER.output(name) == OutputSpec(name, 8)
+
+
+@pytest.mark.parametrize(
+    "name", ["cls@12", "cls@-13", "cls@", "cls@x", "cls@01", "cls@-0", "cls@+1", "image@1", "text@-1", "smell@1", "@1"]
+)
+def test_layers_that_are_not_there(name: str) -> None:
+    assert INNER.output(name) is None
+    assert replace(INNER, layers=0).output("cls@0") is None
+
+
+def test_the_order_of_a_pass_depends_on_nobodys_wish() -> None:
+    names = ["image", "cls", "cls@-4", "cls@-1", "cls@0", "cls@10", "patch_mean", "patch_mean@2"]
+    assert INNER.ordered(reversed(names)) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        (("image", "text", "cls", "logits", "patch_mean"), ("image", "logits")),
+        (("cls", "pooled", "patch_mean"), ("cls",)),
+        (("pooled", "logits"), ("pooled", "logits")),
+        (("patch_mean",), ("patch_mean",)),
+    ],
+)
+def test_default_outputs(there: tuple[str, ...], chosen: tuple[str, ...]) -> None:
+    assert replace(SPEC, outputs=tuple(OutputSpec(name, 4) for name in there)).default_outputs == chosen
+
+
+def test_an_offer_names_inner_layers_by_their_range() -> None:
+    assert INNER.offer.endswith("patch_mean; cls@k and patch_mean@k for k from -12 to 11")
+    assert replace(INNER, layers=0).offer == "image, text, cls, logits, patch_mean"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from embedkd.errors import TeacherError
 from embedkd.records import OutputSpec, Preprocess, TeacherSpec
+from embedkd.teachers import Backbone
 
 PX = 6
 CLASSES = 3
@@ -36,6 +38,9 @@ class TinyTeacher:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
+    tokenize: Callable[[Sequence[str]], torch.Tensor] | None = None
+    backbone: Backbone | None = None
+
     @property
     def preprocess(self) -> Callable[[Image.Image], torch.Tensor]:
         return to_pixels
@@ -44,6 +49,12 @@ class TinyTeacher:
         self.batches.append(len(pixels))
         said = {"cls": 3 * pixels.flatten(1)[:, 7:12] - 1, "pooled": pixels.amax((2, 3))}
         return {name: said[name] for name in outputs}
+
+    def embed_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        raise TeacherError(f"{self.spec.name} reads no text, got {list(tokens.shape)}")
+
+    def compiled(self) -> "TinyTeacher":
+        return self
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:

@@ -31,7 +31,7 @@ def precompute_command(
     """Run a teacher once over shards and store what it says."""
     from embedkd.config import load_config
     from embedkd.precompute import EMBEDDED_DATA, precompute
-    from embedkd.teachers.catalogue import resolve_name
+    from embedkd.teachers import resolve_name
 
     values: dict[str, Any] = {
         "data.shards": data,

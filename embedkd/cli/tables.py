@@ -12,7 +12,8 @@ Name = Annotated[str | None, typer.Argument(help="Show one of them.")]
 
 def teachers_command(name: Name = None) -> None:
     """Teachers that are known by name, with outputs, parameters, source and licence."""
-    from embedkd.teachers.catalogue import FAMILIES, resolve_name
+    from embedkd.teachers import resolve_name
+    from embedkd.teachers.families import FAMILIES
 
     chosen = None if name is None else resolve_name(name)
     rows = []
@@ -21,7 +22,13 @@ def teachers_command(name: Name = None) -> None:
             if chosen is None or (family, model) == (chosen.family, chosen.model):
                 outputs = ", ".join(f"{output.name} {output.dim}" for output in known.outputs)
                 rows.append(
-                    (f"{family}:{model}", outputs, f"{known.parameters / 1e6:.1f} M", known.source, known.licence)
+                    (
+                        f"{family}:{model}",
+                        outputs,
+                        f"{known.parameters / 1e6:.1f} M",
+                        known.source,
+                        known.licence or "-",
+                    )
                 )
     print_rows(("teacher", "outputs", "parameters", "source", "licence"), rows)
 

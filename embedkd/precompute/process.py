@@ -128,9 +128,9 @@ class ShardProcessor:
         shard = slot.shard
         done: list[_Row] = []
         outputs = {
-            spec.name: np.full((slot.rows, spec.dim), np.nan, np.float32)
-            for spec in self._teacher.spec.outputs
-            if spec.name in self._writer.plan.outputs
+            name: np.full((slot.rows, output.dim), np.nan, np.float32)
+            for name in self._writer.plan.outputs
+            if (output := self._teacher.spec.output(name)) is not None
         }
         with ShardStream(shard_path(self._root, shard.url), shard.url) as stream:
             samples = iter(stream)
@@ -152,7 +152,7 @@ class ShardProcessor:
             keys=np.array([key_hash(row.key) for row in done], np.uint64),
             labels=np.array([row.label for row in done], np.int32),
             outputs=outputs,
-            status=np.array([row.status for row in done], np.uint8),
+            status=dict.fromkeys(outputs, np.array([row.status for row in done], np.uint8)),
             source={"url": shard.url, "bytes": found[0], "blake2b": found[1]},
         )
 

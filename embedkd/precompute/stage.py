@@ -18,7 +18,7 @@ from embedkd.rundir import usable_cpus
 from embedkd.sources.shards import list_data
 from embedkd.storage import open_storage
 from embedkd.store import EmbeddingStore, Pass, PassWriter, TeacherView, is_created, open_store, set_names
-from embedkd.teachers.catalogue import resolve_name
+from embedkd.teachers.names import resolve_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,7 @@ def find_finished(config: "Config") -> PrecomputeResult | None:
     check_listing(store, list_data(config.data.shards or EMBEDDED_DATA))
     for teacher_id in store.teacher_ids:
         view = TeacherView(store, teacher_id)
-        outputs = wanted.outputs or tuple(output.name for output in view.spec.outputs)
+        outputs = wanted.outputs or view.spec.default_outputs
         if view.spec.name != resolved.name or not set(outputs) <= set(view.outputs):
             continue
         if not any(view.holes(output) for output in outputs) and class_sets_done(view, outputs, config.average):
@@ -98,12 +98,12 @@ def precompute(config: "Config", progress: Progress | None = None) -> Precompute
     watch = progress or Silent()
     opening = Opening.of(config, watch)
 
-    from embedkd.teachers import load_teacher, tune_allocator
+    from embedkd.teachers import LoadOptions, load_teacher, tune_allocator
 
     tune_allocator()
     watch.line(f"loading {config.precompute.teacher}")
     device = resolve_device(config.precompute.device)
-    teacher = load_teacher(config.precompute.teacher, device=device, precision=config.precompute.precision)
+    teacher = load_teacher(config.precompute.teacher, LoadOptions(device=device, precision=config.precompute.precision))
     outputs = _check_outputs(teacher, config.precompute.outputs)
     store = opening.store(config)  # only now: a teacher that cannot be had leaves nothing behind
     started, computed = time.perf_counter(), 0
@@ -144,12 +144,12 @@ def _run(processor: ShardProcessor, store: EmbeddingStore, writer: PassWriter, w
 
 
 def _check_outputs(teacher: "Teacher", wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """The wanted outputs in the teacher's order, all of them where none is named."""
-    names = tuple(output.name for output in teacher.spec.outputs)
-    unknown = [name for name in wanted if name not in names]
+    """The wanted outputs in the order of a pass, the teacher's default ones where none is named."""
+    spec = teacher.spec
+    unknown = [name for name in wanted if spec.output(name) is None]
     if unknown:
-        raise StoreError(f"{teacher.spec.name} has no output '{unknown[0]}'; it has: {', '.join(names)}")
-    return tuple(name for name in names if not wanted or name in wanted)
+        raise StoreError(f"{spec.name} has no output '{unknown[0]}'; it has: {spec.offer}")
+    return spec.ordered(dict.fromkeys(wanted)) or spec.default_outputs
 
 
 def _passes(

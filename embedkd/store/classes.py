@@ -6,14 +6,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedkd.errors import FormatError, IntegrityError, ObjectMissingError, StoreError, UnknownNameError
-from embedkd.records import OutputSpec
+from embedkd.records import OutputSpec, blake2b_hex, canonical_json
 from embedkd.store.access import GROUP, fetch, fetch_expected, put_or_keep
 from embedkd.store.commits import ObjectRecord
 from embedkd.store.documents import seal_group, unseal_group
 from embedkd.store.encoding import decode_chunk, encode_chunk
-from embedkd.store.schema import MAX_CLASSES, ROOT, class_folder, class_schemas, is_set_name, teacher_folder
+from embedkd.store.schema import (
+    MAX_CLASSES,
+    MAX_PROMPTS,
+    ROOT,
+    class_folder,
+    class_schemas,
+    is_set_name,
+    teacher_folder,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from embedkd.store.documents import Fields
@@ -33,6 +43,8 @@ class ClassSet:
         samples_per_class: At most this many samples were drawn from a class.
         seed: Of the draw.
         commits: Digest over the committed objects that the rows came from.
+        prompts: Templates that the class names were put into, where the means are of texts and not of rows; the number
+            of samples is theirs then, and the digest is `prompts_digest`.
     """
 
     name: str
@@ -42,6 +54,12 @@ class ClassSet:
     samples_per_class: int
     seed: int
     commits: str
+    prompts: tuple[str, ...] = ()
+
+
+def prompts_digest(prompts: "Sequence[str]", class_names: "Sequence[str]") -> str:
+    """Over everything that a class set of texts is made from."""
+    return blake2b_hex(canonical_json([list(prompts), list(class_names)]))
 
 
 def write_class_set(view: "TeacherView", output: str, made: ClassSet) -> None:
@@ -70,6 +88,7 @@ def write_class_set(view: "TeacherView", output: str, made: ClassSet) -> None:
         "samples_per_class": made.samples_per_class,
         "seed": made.seed,
         "commits": made.commits,
+        "prompts": list(made.prompts),
         "arrays": {part: record.to_json() for part, record in records.items()},
     }
     key = f"{class_folder(view.teacher_id, made.name, output)}/{ROOT}"
@@ -118,7 +137,10 @@ def read_class_set(view: "TeacherView", name: str | None, output: OutputSpec) ->
         facts.number("samples_per_class", low=1),
         facts.number("seed", low=-(1 << 63)),
         facts.digest("commits"),
+        facts.texts("prompts", MAX_PROMPTS),
     )
+    if made.prompts and made.commits != prompts_digest(made.prompts, names or ()):
+        raise IntegrityError(f"{key} is of other class names than the manifest's; make it again under another name")
     filled = np.isfinite(made.mean).all(axis=1) & np.isfinite(made.spread)
     if (made.count < 0).any() or not np.array_equal(filled, made.count > 0):
         raise IntegrityError(f"{key}: the counts do not fit the means; average again under another name")

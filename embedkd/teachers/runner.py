@@ -1,7 +1,8 @@
 """Running a torch module as a teacher: device, precision, memory format, and the checks at the door."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from PIL.Image import Image
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from embedkd.errors import TeacherError, UnknownNameError
 from embedkd.records import OutputSpec, TeacherSpec
+from embedkd.teachers.base import Backbone
 
 _DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -29,6 +31,9 @@ class TorchTeacher:
         forward: From pixels [B, 3, H, W] on the device and the names wanted to at least those outputs, [B, D] each.
         device: Where the module lies.
         memory_format: What the module runs fastest with; values may differ in their last bits between formats.
+        tokenize: See `Teacher.tokenize`.
+        text_forward: From tokens [N, T] on the device to the output ``text``, [N, D].
+        backbone: See `Teacher.backbone`.
     """
 
     spec: TeacherSpec
@@ -36,33 +41,65 @@ class TorchTeacher:
     forward: Forward
     device: torch.device
     memory_format: torch.memory_format = torch.contiguous_format
+    tokenize: Callable[[Sequence[str]], Tensor] | None = None
+    text_forward: Callable[[Tensor], Tensor] | None = None
+    backbone: Backbone | None = None
 
     def embed(self, pixels: Tensor, outputs: Sequence[str]) -> dict[str, Tensor]:
         """See `Teacher.embed`."""
         widths = {output.name: output.dim for output in self._check(pixels, outputs)}
         if not len(pixels):  # some models cannot tell the shape of nothing
             return {name: torch.empty(0, widths[name]) for name in outputs}
-        dtype = _DTYPES[self.spec.precision]
-        # Autocast is also said where it is off: a caller's own autocast must not change what a teacher says.
-        autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
-        with torch.inference_mode(), autocast:
+        with self._inference():
             on_device = pixels.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
             found = self.forward(on_device, frozenset(outputs))
         # Copied outside of inference mode: ordinary tensors, which a caller may also use under autograd.
         return {name: found[name].to("cpu", torch.float32, copy=True) for name in outputs}
 
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """See `Teacher.embed_text`."""
+        text = self.spec.output("text")
+        if text is None or self.text_forward is None:
+            raise TeacherError(f"{self.spec.name} has no output 'text'; it has: {self.spec.offer}")
+        if tokens.dtype != torch.int64 or tokens.ndim != 2:
+            raise TeacherError(
+                f"{self.spec.name} expects int64 tokens [N, T] from its tokenize, "
+                f"got {str(tokens.dtype).removeprefix('torch.')} {list(tokens.shape)}"
+            )
+        if not len(tokens):
+            return torch.empty(0, text.dim)
+        with self._inference():
+            found = self.text_forward(tokens.to(self.device, non_blocking=True))
+        return found.to("cpu", torch.float32, copy=True)
+
+    def compiled(self) -> "TorchTeacher":
+        """See `Teacher.compiled`."""
+        return replace(self, forward=torch.compile(self.forward))
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        dtype = _DTYPES[self.spec.precision]
+        # Autocast is also said where it is off: a caller's own autocast must not change what a teacher says. Nor may
+        # TF32, which CUDA convolutions use by default, stand for the float32 that a store then claims.
+        autocast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        exact = (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if self.device.type == "cuda" else nullcontext()
+        )
+        with torch.inference_mode(), autocast, exact:
+            yield
+
     def _check(self, pixels: Tensor, outputs: Sequence[str]) -> list[OutputSpec]:
-        offered = {output.name: output for output in self.spec.outputs}
+        found = {name: self.spec.output(name) for name in outputs if name != "text"}
         for name in outputs:
-            if name not in offered:
-                raise TeacherError(f"{self.spec.name} has no output '{name}'; it has: {', '.join(offered)}")
+            if found.get(name) is None:
+                raise TeacherError(f"{self.spec.name} has no output '{name}'; it has: {self.spec.offer}")
         expected = (3, *self.spec.preprocess.crop_px)
         if pixels.dtype != torch.float32 or pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
             raise TeacherError(
                 f"{self.spec.name} expects float32 pixels [B, {', '.join(map(str, expected))}] from its preprocess, "
                 f"got {str(pixels.dtype).removeprefix('torch.')} {list(pixels.shape)}"
             )
-        return [offered[name] for name in outputs]
+        return [output for output in found.values() if output is not None]
 
 
 def choose_device(device: str) -> torch.device:

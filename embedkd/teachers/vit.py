@@ -31,7 +31,7 @@ from embedkd.teachers.weights import (
 )
 
 if TYPE_CHECKING:
-    from embedkd.teachers.base import ResolvedName
+    from embedkd.teachers.base import LoadOptions, ResolvedName
 
 # All that decides the values of `cls`. Nothing else of a config.json is read: some of its other keys name code.
 _ARCHITECTURE_KEYS = (
@@ -58,14 +58,14 @@ _HEADS = ("pooler.", "classifier.", "decoder.", "embeddings.mask_token")
 _LIBRARIES = ("torch", "torchvision", "transformers", "pillow")
 
 
-def load(name: "ResolvedName", device: str, precision: str) -> TorchTeacher:
+def load(name: "ResolvedName", options: "LoadOptions") -> TorchTeacher:
     """Load a ViT from its folder, or from the hub where the name has none.
 
     Raises:
         TeacherError: The hub cannot be reached, the folder is incomplete or unsafe, the weights do not fit its config,
             or the device is not there.
     """
-    place = choose_device(device)
+    place = choose_device(options.device)
     folder = Path(name.weights).expanduser() if name.weights else fetch_folder(name.source, name.name)
     config = read_config(folder)
     transform = load_processor(folder)
@@ -81,7 +81,7 @@ def load(name: "ResolvedName", device: str, precision: str) -> TorchTeacher:
         outputs=(OutputSpec("cls", config.hidden_size),),
         preprocess=preprocess,
         normalised=False,
-        precision=choose_precision(precision, place),
+        precision=choose_precision(options.precision, place),
         source=name.source,
         # A snapshot's folder is named after its commit; weights of one's own have no revision and no known licence.
         revision=None if name.weights else folder.name,

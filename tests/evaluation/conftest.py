@@ -47,7 +47,7 @@ def write_store(path: Path, data: Path) -> None:
             keys=np.array([key_hash(key) for key in keys], np.uint64),
             labels=np.arange(slot.rows, dtype=np.int32) % CLASSES,
             outputs={"cls": np.stack([said_of(key, "cls") for key in keys])},
-            status=np.full(slot.rows, RowStatus.OK, np.uint8),
+            status={"cls": np.full(slot.rows, RowStatus.OK, np.uint8)},
             source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
         )
         writer.write(slot, rows, {})

@@ -20,6 +20,7 @@ import webdataset.tariterators  # noqa: F401 - imported here once, rather than i
 import embedkd.teachers
 from embedkd.config import Config, DataConfig, PrecomputeConfig
 from embedkd.precompute import precompute
+from embedkd.teachers import LoadOptions
 from tests.tiny import SPEC, TinyTeacher
 
 
@@ -68,9 +69,13 @@ def answer(request: dict[str, Any]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
 
 
+def load_tiny(name: str, options: LoadOptions | None = None) -> TinyTeacher:
+    return TinyTeacher()
+
+
 def main() -> None:
     os.fsync = lambda handle: None  # type: ignore[assignment]
-    embedkd.teachers.load_teacher = lambda name, **options: TinyTeacher()
+    embedkd.teachers.load_teacher = load_tiny
     torch.set_num_threads(1)
     for line in sys.stdin:
         sys.stdout.write(f"{answer(json.loads(line))}\n")

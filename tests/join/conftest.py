@@ -88,7 +88,7 @@ def slot_rows(slot: Slot, keys: list[str], bad: Mapping[tuple[int, int], RowStat
         keys=np.array([key_hash(keys[n]) for n in numbers], np.uint64),
         labels=np.array([n % CLASSES if labels else -1 for n in numbers], np.int32),
         outputs=rows,
-        status=status,
+        status=dict.fromkeys(rows, status),
         source=source_of(slot.shard),
     )
 

@@ -52,7 +52,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
     def choose(teacher: TinyTeacher | None) -> None:
-        monkeypatch.setattr("embedkd.teachers.load_teacher", lambda name, **options: teacher)
+        monkeypatch.setattr("embedkd.teachers.load_teacher", lambda name, options: teacher)
 
     choose(TinyTeacher())
     return choose

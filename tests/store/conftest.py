@@ -76,7 +76,7 @@ def _rows(slot: Slot, spec: TeacherSpec, outputs: tuple[str, ...], seed: int = 0
         keys=np.array([key_hash(f"{slot.shard.url}/{slot.start + i}") for i in range(slot.rows)], np.uint64),
         labels=labels,
         outputs=said,
-        status=status,
+        status=dict.fromkeys(said, status),
         source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
     )
 

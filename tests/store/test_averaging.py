@@ -64,7 +64,7 @@ def _make(
                 np.array(keys, np.uint64),
                 np.array(new, np.int32),
                 {"cls": np.array(rows, np.float32)},
-                np.array(status, np.uint8),
+                {"cls": np.array(status, np.uint8)},
                 {"url": slot.shard.url, "bytes": 100, "blake2b": slot.shard.blake2b},
             ),
             {},

@@ -21,7 +21,7 @@ TYPES = {"float16": "<f2", "float32": "<f4", "uint8": "u1", "int32": "<i4", "int
 SHELF = ("uint8", [0], [1])
 DECIDING = {
     *("model", "weights_sha256", "outputs", "preprocess", "normalised"),
-    *("precision", "logit_scale", "logit_bias", "random_weights"),
+    *("precision", "logit_scale", "logit_bias", "random_weights", "layers", "tokenizer"),
 }
 STATUSES = {"decode_error": 2, "field_missing": 3, "non_finite": 4, "dropped": 5}
 

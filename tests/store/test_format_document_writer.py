@@ -100,7 +100,9 @@ class Writer:
         self.array(f"{self.base}/cls_status", "uint8", [total], [CAPACITY])
         self.run = f"{self.base}/pass-{digest(canonical([['cls'], 1]))[:8]}"
         self.array(self.run, "uint8", [0], [1])
-        self.plan = sealed({"outputs": ["cls"], "views": 1, "batch_size": 4, "threads": 1, "device": "an abacus"})
+        self.plan = sealed(
+            {"outputs": ["cls"], "views": 1, "batch_size": 4, "threads": 1, "device": "an abacus", "compiled": False}
+        )
         self.put(f"{self.run}/pass.json", canonical(self.plan))
 
     def slot(self, number: int, rows: Any, status: Any, keys: Any, labels: Any) -> list[Any]:
@@ -154,7 +156,13 @@ class Writer:
             "generation": 0,
             "classes": 3,
         }
-        how = {"samples_per_class": n, "seed": seed, "commits": digest(canonical(used)), "arrays": arrays}
+        how = {
+            "samples_per_class": n,
+            "seed": seed,
+            "commits": digest(canonical(used)),
+            "arrays": arrays,
+            "prompts": [],
+        }
         self.group(base, facts | how)
 
 
@@ -170,6 +178,8 @@ SPEC = {
         "interpolation": "bicubic",
         "mean": [0.5, 0.25, 1e-05],
         "std": [1.0, 0.5, 0.5],
+        "backend": "an abacus",
+        "pad_rgb": None,
     },
     "precision": "float32",
     "logit_scale": 100.0,
@@ -179,6 +189,9 @@ SPEC = {
     "revision": None,
     "libraries": [["torch", "2.6"]],
     "licence": "MIT",
+    "layers": 0,
+    "tokenizer": None,
+    "derived_from": None,
 }
 
 
@@ -189,7 +202,7 @@ def test_a_store_of_another_team_is_read(tmp_path: Path) -> None:
     digests = [hashlib.blake2b(f"sample-{i}".encode(), digest_size=8).digest() for i in range(len(LABELS))]
     keys = np.array([int.from_bytes(found, "little") for found in digests], "<u8")
     made = Writer(tmp_path)
-    made.teacher(SPEC, {"name", "source", "revision", "libraries", "licence"})
+    made.teacher(SPEC, {"name", "source", "revision", "libraries", "licence", "derived_from"})
     parts = [slice(start, start + CAPACITY) for start in range(0, len(LABELS), CAPACITY)]
     objects = [made.slot(i, rows[p], status[p], keys[p], labels[p]) for i, p in enumerate(parts)]
     made.class_set(rows, status, keys, 1, 7, objects)

@@ -46,7 +46,7 @@ def test_a_near_second_writer_commits_what_is_there(
     assert {n: d for n, d in kit.files(store).items() if n != key} == {n: d for n, d in before.items() if n != key}
     assert (
         open_store(store.storage).teacher().read(0, "cls").rows.tobytes()
-        == quantise(rows.outputs["cls"], rows.status, "float16")[0].tobytes()
+        == quantise(rows.outputs["cls"], rows.status["cls"], "float16")[0].tobytes()
     )
 
 
@@ -60,7 +60,7 @@ def test_a_different_second_writer_is_refused_and_changes_nothing(
     if not committed:
         next(Path(store.storage.url).rglob("commits/0.json")).unlink()
     before = kit.files(store)
-    lost = rows.status.copy()
+    lost = rows.status["cls"].copy()
     lost[0] = RowStatus.FIELD_MISSING
     broken = rows.outputs["cls"].copy()
     broken[3, 2] = np.nan
@@ -70,7 +70,7 @@ def test_a_different_second_writer_is_refused_and_changes_nothing(
         "another scale": replace(rows, outputs={name: r * 2 for name, r in rows.outputs.items()}),
         "keys": replace(rows, keys=rows.keys[::-1].copy()),
         "labels": replace(rows, labels=np.where(rows.labels == 0, 1, rows.labels).astype(np.int32)),
-        "a lost row": replace(rows, status=lost),
+        "a lost row": replace(rows, status={**rows.status, "cls": lost}),
         "a nan": replace(rows, outputs={**rows.outputs, "cls": broken}),
     }[what]
     with pytest.raises(ConflictError, match="use another --out"):
@@ -162,7 +162,8 @@ for slot in slots:
     rows = {o.name: rng.normal(size=(slot.rows, o.dim)).astype(np.float32) for o in outputs}
     keys, ones = np.arange(slot.rows, dtype=np.uint64), np.ones(slot.rows, np.uint8)
     source = {"url": slot.shard.url, "bytes": 1024, "blake2b": slot.shard.blake2b}
-    writer.write(slot, SlotRows(keys, ones.astype(np.int32), rows, ones, source), {"writer": number})
+    made = SlotRows(keys, ones.astype(np.int32), rows, dict.fromkeys(rows, ones), source)
+    writer.write(slot, made, {"writer": number})
 """
 
 

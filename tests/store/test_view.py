@@ -32,7 +32,7 @@ def test_rows_are_what_the_teacher_said(view: TeacherView, kit: Any) -> None:
         for output, dtype in (("cls", "float16"), ("pooled", "float32"), ("logits", "float16")):
             outputs = ("logits",) if output == "logits" else ("cls", "pooled")
             said = kit.rows(slot, view.spec, outputs)
-            rows, status = quantise(said.outputs[output], said.status, dtype)
+            rows, status = quantise(said.outputs[output], said.status[output], dtype)
             read = view.read(slot, output)
             np.testing.assert_array_equal(read.rows, rows)
             np.testing.assert_array_equal(read.status, status)

@@ -27,7 +27,7 @@ def test_what_is_written_is_read(writer: PassWriter, store: EmbeddingStore, rows
         read = view.read(slot, output)
         spec = view.spec.output(output)
         assert spec is not None
-        expected, status = quantise(rows.outputs[output], rows.status, spec.dtype)
+        expected, status = quantise(rows.outputs[output], rows.status[output], spec.dtype)
         np.testing.assert_array_equal(read.rows, expected)
         np.testing.assert_array_equal(read.status, status)
         np.testing.assert_array_equal(read.keys, rows.keys)
@@ -74,8 +74,8 @@ def test_the_commit_is_the_last_write(store: EmbeddingStore, writer: PassWriter,
         ({"keys": np.zeros(7, np.uint64)}, r"expected 8 rows, got \[7, 8\]"),
         ({"labels": np.full(8, 3, np.int32)}, "expected labels below 3"),
         ({"labels": np.full(8, -2, np.int32)}, "a label of -1 where there is none"),
-        ({"status": np.zeros(8, np.uint8)}, "expected a status of 1 to 5"),
-        ({"status": np.full(8, 6, np.uint8)}, "expected a status of 1 to 5"),
+        ({"status": {"cls": np.zeros(8, np.uint8)}}, "expected a status of 1 to 5"),
+        ({"status": {"cls": np.full(8, 6, np.uint8)}}, "expected a status of 1 to 5"),
         ({"source": {"url": "x", "bytes": 1, "blake2b": "a" * 64}}, "another tar"),
         ({"source": {"url": "x", "bytes": 9216, "blake2b": "b" * 64}}, "another tar"),
     ],

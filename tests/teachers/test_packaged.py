@@ -10,8 +10,8 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
 from embedkd.errors import TeacherError
 from embedkd.records import Preprocess
-from embedkd.teachers import Teacher, load_teacher
-from embedkd.teachers.catalogue import FAMILIES
+from embedkd.teachers import LoadOptions, Teacher, load_teacher
+from embedkd.teachers.families import FAMILIES
 from embedkd.teachers.packaged import build_model, timm_names
 from tests.contracts import TeacherContract
 
@@ -81,6 +81,7 @@ def test_the_spec_is_what_timm_and_the_package_say(lite0: Teacher) -> None:
     assert not spec.normalised
     known = FAMILIES["packaged"].models["efficientnet-lite0"]
     assert (spec.source, spec.outputs, spec.licence) == (known.source, known.outputs, known.licence)
+    assert spec.preprocess == known.preprocess
     assert sum(parameter.numel() for parameter in build_model(WEIGHTS).parameters()) == known.parameters
 
 
@@ -112,7 +113,7 @@ def test_loading_does_not_move_the_global_generator() -> None:
 
 
 def test_bfloat16_is_another_teacher_close_to_the_first(lite0: Teacher, photos: dict[str, Image.Image]) -> None:
-    half = load_teacher("packaged:efficientnet-lite0", precision="bfloat16")
+    half = load_teacher("packaged:efficientnet-lite0", LoadOptions(precision="bfloat16"))
     pixels = torch.stack([lite0.preprocess(photo) for photo in photos.values()])
     exact, rounded = (teacher.embed(pixels, ["pooled"])["pooled"] for teacher in (lite0, half))
     assert half.spec.precision == "bfloat16"

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from embedkd.errors import TeacherError
 from embedkd.records import OutputSpec
 from embedkd.teachers import Teacher, load_teacher, vit
-from embedkd.teachers.catalogue import FAMILIES
+from embedkd.teachers.families import FAMILIES
 from embedkd.teachers.processor import describe_processor
 from tests.contracts import TeacherContract
 
@@ -258,7 +258,7 @@ def test_a_pickle_with_code_is_refused_and_named(copy: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-32", "ViT-L-16", "ViT-L-32"])
-def test_the_catalogue_is_right_about_the_papers_models(name: str) -> None:
+def test_the_catalogue_is_right_about_the_papers_models(name: str, tmp_path: Path) -> None:
     known = FAMILIES["vit"].models[name]
     large, patch = "-L-" in name, int(name[-2:])
     shape: dict[str, Any] = {
@@ -273,6 +273,7 @@ def test_the_catalogue_is_right_about_the_papers_models(name: str) -> None:
     assert known.outputs == (OutputSpec("cls", config.hidden_size),)
     assert known.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert known.source == f"google/vit-{'large' if large else 'base'}-patch{patch}-224-in21k"
-    name_of = FAMILIES["vit"].name_of
-    assert name_of is not None
-    assert name_of(config.to_dict()) == name
+    config.save_pretrained(tmp_path)
+    recognise = FAMILIES["vit"].recognise
+    assert recognise is not None
+    assert recognise(tmp_path) == name

@@ -105,7 +105,7 @@ def write_store(
             keys=np.array([key_hash(f"{split}-{n:03d}") for n in numbers], dtype=np.uint64),
             labels=np.array([n % 3 if labelled else -1 for n in numbers], dtype=np.int32),
             outputs={"pooled": rows, "logits": rows[:, :3]},
-            status=status,
+            status={"pooled": status, "logits": status},
             source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
         )
         writer.write(slot, made, {})

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from embedkd.errors import ConfigError, TeacherError, UnknownNameError
-from embedkd.teachers import catalogue
-from embedkd.teachers.catalogue import FAMILIES, resolve_name
+from embedkd.teachers.families import FAMILIES
+from embedkd.teachers.names import resolve_name
 
 LARGE = {"model_type": "vit", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 32}
 
@@ -80,10 +80,9 @@ def test_a_folder_of_another_architecture_than_named(large_folder: Path) -> None
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"model_type": "bert"}, "holds a model of type 'bert'; folders are read of vit"),
-        ({}, "holds a model of type 'None'"),
+        ({}, "holds no model that can be read"),
         ([1, 2], "holds no JSON object but a list"),
-        (None, "cannot read"),
+        (None, "holds no model that can be read"),
     ],
 )
 def test_a_folder_that_is_no_model(tmp_path: Path, config: object, says: str) -> None:
@@ -98,7 +97,8 @@ def test_a_path_to_nothing_or_to_a_file(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="is no folder here; give the folder"):
         resolve_name(f"vit:{tmp_path}/nothing")
     with pytest.raises(TeacherError, match="is a file, not a folder; give the folder"):
-        resolve_name(f"ViT-L-32@{tmp_path}/model.safetensors")
+        resolve_name(f"vit:{tmp_path}/model.safetensors")
+    assert resolve_name(f"ViT-L-32@{tmp_path}/model.safetensors").weights == f"{tmp_path}/model.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_path_to_nothing_or_to_a_file(tmp_path: Path) -> None:
         ("vit-l-32", "did you mean ViT-L-32"),
         ("packaged:efficientnet", "did you mean packaged:efficientnet-lite0"),
         ("pakaged:x", "unknown teacher family 'pakaged'; did you mean packaged"),
-        ("openclip:ViT-B-32", "unknown teacher family 'openclip'; known: packaged, vit"),
+        ("cvit:ViT-B-32", "unknown teacher family 'cvit'; did you mean vit"),
         ("", "unknown teacher ''"),
         ("vit:", "unknown teacher 'vit:'"),
     ],
@@ -126,14 +126,14 @@ def test_weights_for_a_family_that_brings_its_own() -> None:
 
 
 def test_a_bare_name_of_two_families_lists_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, "other", replace(FAMILIES["vit"], model_type="other"))
+    monkeypatch.setitem(FAMILIES, "other", replace(FAMILIES["vit"]))
     with pytest.raises(ConfigError, match="say vit:ViT-L-32 or other:ViT-L-32"):
         resolve_name("ViT-L-32")
     assert resolve_name("other:ViT-L-32").family == "other"
 
 
 def test_a_folder_of_another_family_than_named(large_folder: Path) -> None:
-    with pytest.raises(TeacherError, match="of type 'vit'; packaged: reads"):
+    with pytest.raises(TeacherError, match="packaged: reads no folders"):
         resolve_name(f"packaged:{large_folder}")
 
 
@@ -149,8 +149,7 @@ def test_names_are_resolved_without_any_model_library(large_folder: Path) -> Non
 
 
 def test_every_entry_of_the_table_says_what_it_is() -> None:
-    for family, entry in catalogue.FAMILIES.items():
-        assert (entry.name_of is None) == (entry.model_type is None)
+    for family, entry in FAMILIES.items():
         for model, known in entry.models.items():
             assert resolve_name(f"{family}:{model}").source == known.source
             assert known.outputs
