@@ -122,6 +122,27 @@ class Preprocess:
     backend: str = "pil"
     pad_rgb: tuple[int, int, int] | None = None
 
+    def __str__(self) -> str:
+        """One line for people.
+
+        >>> print(Preprocess(256, (224, 224), "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+        shorter side 256, centre 224 px, bicubic, mean 0.5 0.5 0.5, std 0.25 0.25 0.25
+        """
+        crop, square = _side(self.crop_px), self.crop_px == (self.resize_px, self.resize_px)
+        if self.pad_rgb is not None:
+            size = f"longer side {self.resize_px}, padded to {crop} px"
+        elif isinstance(self.resize_px, tuple):
+            size = f"{crop} px" if self.resize_px == self.crop_px else f"{_side(self.resize_px)}, centre {crop} px"
+        else:
+            size = f"shorter side {crop} px" if square else f"shorter side {self.resize_px}, centre {crop} px"
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"{size}, {self.interpolation}, mean {mean}, std {std}"
+
+
+def _side(size: tuple[int, int]) -> str:
+    height, width = size
+    return str(height) if height == width else f"{height} x {width}"
+
 
 @dataclass(frozen=True)
 class OutputSpec:

@@ -13,7 +13,9 @@ from embedkd.cli.data import pack_command
 from embedkd.cli.demo import demo_command
 from embedkd.cli.runs import evaluate_command, report_command, train_command
 from embedkd.cli.stores import average_command, precompute_command, store_app
-from embedkd.cli.tables import losses_command, students_command, teachers_command
+from embedkd.cli.tables import losses_command, students_command
+from embedkd.cli.teachers import teachers_command
+from embedkd.cli.verify import verify_command
 from embedkd.errors import EmbedKDError, Interrupted
 
 app = typer.Typer(
@@ -50,6 +52,7 @@ app.command("report")(report_command)
 app.command("teachers")(teachers_command)
 app.command("students")(students_command)
 app.command("losses")(losses_command)
+store_app.command("verify")(verify_command)
 app.add_typer(store_app, name="store")
 
 

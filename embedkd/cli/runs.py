@@ -42,6 +42,9 @@ def train_command(
         bool | None,
         typer.Option("--allow-view-mismatch", help="Per-sample losses with augmentation that the teacher did not see."),
     ] = None,
+    allow_random_teacher: Annotated[
+        bool | None, typer.Option("--allow-random-teacher", help="Learn from random weights, as a control.")
+    ] = None,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -62,6 +65,7 @@ def train_command(
         "losses": _weights(loss),
         "train.allow_partial": allow_partial,
         "train.allow_view_mismatch": allow_view_mismatch,
+        "train.allow_random_teacher": allow_random_teacher,
     }
     settings = load_config(config, values=values, sets=sets or [])
     result = train(settings, resume=resume, progress=watcher())

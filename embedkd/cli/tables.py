@@ -1,4 +1,4 @@
-"""``embedkd teachers``, ``students`` and ``losses``: what there is."""
+"""``embedkd students`` and ``losses``: what there is."""
 
 from typing import Annotated
 
@@ -8,29 +8,6 @@ from embedkd.cli.output import print_rows
 from embedkd.errors import UnknownNameError
 
 Name = Annotated[str | None, typer.Argument(help="Show one of them.")]
-
-
-def teachers_command(name: Name = None) -> None:
-    """Teachers that are known by name, with outputs, parameters, source and licence."""
-    from embedkd.teachers import resolve_name
-    from embedkd.teachers.families import FAMILIES
-
-    chosen = None if name is None else resolve_name(name)
-    rows = []
-    for family, entry in FAMILIES.items():
-        for model, known in entry.models.items():
-            if chosen is None or (family, model) == (chosen.family, chosen.model):
-                outputs = ", ".join(f"{output.name} {output.dim}" for output in known.outputs)
-                rows.append(
-                    (
-                        f"{family}:{model}",
-                        outputs,
-                        f"{known.parameters / 1e6:.1f} M",
-                        known.source,
-                        known.licence or "-",
-                    )
-                )
-    print_rows(("teacher", "outputs", "parameters", "source", "licence"), rows)
 
 
 def students_command(name: Name = None) -> None:

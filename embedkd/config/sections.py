@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from embedkd.config.checks import require, require_weights
 from embedkd.config.conversion import read_dataclass
 from embedkd.errors import UnknownNameError
-from embedkd.records import blake2b_hex, canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -135,6 +134,7 @@ class TrainConfig:
         log_every_steps: Steps between lines of metrics.jsonl.
         allow_partial: Train although targets of some samples are missing; those samples are left out.
         allow_view_mismatch: Let losses a sample meet augmentation that moves pixels, though the teacher saw none.
+        allow_random_teacher: Learn from a teacher whose weights were drawn and not trained, as a control.
     """
 
     targets: str | None = None
@@ -152,6 +152,7 @@ class TrainConfig:
     log_every_steps: int = 1
     allow_partial: bool = False
     allow_view_mismatch: bool = False
+    allow_random_teacher: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "global_batch_size", "validate_every_epochs", "log_every_steps"):
@@ -232,6 +233,7 @@ class DemoRun:
     name: str
     losses: LossWeights
     allow_view_mismatch: bool = False
+    allow_random_teacher: bool = False
 
     def __post_init__(self) -> None:
         require(_RUN_NAME.fullmatch(self.name) is not None, "demo.runs.name", "letters, digits and ._-", self.name)
@@ -313,15 +315,12 @@ class Config:
         active = {name for name, weight in self.losses.items() if weight}
         return {k: v for k, v in kept.items() if not k.startswith("loss") or k.split(".")[1] in active}
 
-    def training_digest(self) -> str:
-        """BLAKE2b-256 over ``training_facts``."""
-        return blake2b_hex(canonical_json(self.training_facts()))
-
 
 _TRAINING = {"student", "train", "optimiser", "augment", "losses", "loss_options"}
 _FREE = {
     *("train.targets", "train.out", "train.teacher", "train.class_set", "train.workers", "train.device"),
     *("train.checkpoint_every_steps", "train.log_every_steps", "train.allow_view_mismatch"),
+    "train.allow_random_teacher",
 }
 
 

@@ -19,7 +19,7 @@ def add_class_set(
         StoreError: A set of that name holds something else.
     """
     if not _labelled(view, output):
-        watch.line(f"no class means of {output}: no training sample has a label")
+        watch.line(f"no class means of {output}: no training sample has a label and an embedding")
         return None
     made = average(view, output, samples_per_class=config.per_class, seed=config.seed, name=name)
     write_class_set(view, output, made)
@@ -32,9 +32,9 @@ def add_class_set(
 
 
 def _labelled(view: TeacherView, output: str) -> int:
-    """Number of labelled samples in the training split."""
+    """Number of samples in the training split that can have both a label and an embedding."""
     commits = [view.commit(slot, output) for slot in view.store.slots if slot.shard.split == "train"]
-    return sum(commit.labelled for commit in commits if commit is not None)
+    return sum(min(commit.labelled, commit.ok[output]) for commit in commits if commit is not None)
 
 
 def class_sets_done(view: TeacherView, outputs: tuple[str, ...], config: "AverageConfig") -> bool:

@@ -40,6 +40,8 @@ def _own(run: "Run") -> "Iterator[str]":
             f"{', '.join(mismatch)} compared a cropped or mirrored view with what the teacher said of the plain image "
             "(allowed by train.allow_view_mismatch)."
         )
+    if run.setting("train", "allow_random_teacher"):
+        yield "was allowed to learn from a teacher with random weights, as a control."
     for reason, rows in (run.fact("left_out") or {}).items():
         yield f"{units.count(rows)} training samples were left out: {reason}."
     if run.finished and run.val_top1 is None:

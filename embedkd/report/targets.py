@@ -41,10 +41,6 @@ def _facts(url: str, teacher: str | None) -> Facts:
 
 
 def _teacher_facts(spec: "TeacherSpec") -> Facts:
-    preprocess = spec.preprocess
-    resize = preprocess.resize_px
-    resized = _area(resize) if isinstance(resize, tuple) else f"shorter side {resize}"
-    crop = _area(preprocess.crop_px)
     facts = [
         ("Teacher", spec.name),
         ("Architecture", spec.model),
@@ -52,22 +48,18 @@ def _teacher_facts(spec: "TeacherSpec") -> Facts:
         ("Revision", spec.revision),
         ("Licence", spec.licence),
         ("SHA-256 of the weights", f"{spec.weights_sha256[:_SHOWN_DIGITS]}…"),
-        ("Input", f"{resized} px, {preprocess.interpolation}, centre {crop} px"),
+        ("Input", str(spec.preprocess)),
         ("Precision", spec.precision),
         ("Libraries", ", ".join(f"{name} {version}" for name, version in spec.libraries)),
     ]
     return [(label, value) for label, value in facts if value]
 
 
-def _area(height_width: tuple[int, int]) -> str:
-    return "{} \N{MULTIPLICATION SIGN} {}".format(*height_width)
-
-
 def _store_facts(url: str, store: EmbeddingStore, view: TeacherView) -> Facts:
     rows: dict[str, int] = defaultdict(int)
     for slot in store.slots:
         rows[slot.shard.split] += slot.rows
-    outputs = [output for output in view.spec.outputs if output.name in view.outputs]
+    outputs = [spec for name in view.spec.ordered(view.outputs) if (spec := view.spec.output(name)) is not None]
     classes = store.class_names
     return [
         ("Outputs", ", ".join(f"{output.name} ({output.dim}, {output.dtype})" for output in outputs)),

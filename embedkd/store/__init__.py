@@ -7,14 +7,17 @@ from embedkd.store.creation import create_store, is_created, remembered_root
 from embedkd.store.manifest import Manifest, Slot
 from embedkd.store.passes import Pass
 from embedkd.store.reader import EmbeddingStore, open_store
+from embedkd.store.verify import OutputCheck, check_output
 from embedkd.store.view import SlotRead, TeacherView
-from embedkd.store.writer import PassWriter, SlotRows
+from embedkd.store.writer import SAME_COSINE, PassWriter, SlotRows
 
 __all__ = [
+    "SAME_COSINE",
     "ClassSet",
     "Commit",
     "EmbeddingStore",
     "Manifest",
+    "OutputCheck",
     "Pass",
     "PassWriter",
     "Slot",
@@ -22,6 +25,7 @@ __all__ = [
     "SlotRows",
     "TeacherView",
     "average",
+    "check_output",
     "create_store",
     "default_name",
     "is_created",

@@ -7,7 +7,7 @@ in ``base``, ``vit`` and ``projection``.
 import importlib
 from typing import TYPE_CHECKING
 
-from embedkd.students.catalogue import STUDENTS, build_student, student_names
+from embedkd.students.catalogue import STUDENTS, build_student
 from embedkd.students.spec import VitSpec
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ __all__ = [
     "VitSpec",
     "build_student",
     "parameter_count",
-    "student_names",
 ]
 
 _TORCH_NAMES = {"Student": "base", "StudentOutput": "base", "parameter_count": "base", "Projection": "projection"}

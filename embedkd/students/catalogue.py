@@ -36,11 +36,6 @@ STUDENTS: Final[dict[str, VitSpec]] = {
 }
 
 
-def student_names() -> tuple[str, ...]:
-    """All names that ``build_student`` knows, smallest student first."""
-    return tuple(STUDENTS)
-
-
 def build_student(
     name: str,
     *,

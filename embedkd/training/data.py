@@ -69,6 +69,11 @@ def _open_store(config: "Config", terms: "Sequence[Term]", url: str) -> Training
     means = sorted({term.output or default for term in terms if term.reads("class_means")})
     sets = {output: view.class_set(_class_set(config, view, output), output) for output in means}
     dims = {output: _dim(view, output) for output in (*rows, *means)}
+    if dims and view.spec.random_weights and not config.train.allow_random_teacher:
+        raise TrainingError(
+            f"the weights of {view.spec.name} in {url} are random, so its targets mean nothing\n"
+            "as a control, allow that with --allow-random-teacher"
+        )
     root = None if config.data.shards is None else list_data(config.data.shards).root
     partial = config.train.allow_partial
     labelled = any("labels" in term.entry.needs for term in terms)
@@ -139,11 +144,11 @@ def _or_none(samples: Samples) -> Samples | None:
 
 
 def _default_output(view: "TeacherView") -> str:
-    """The first of the teacher's own list that the store has."""
-    stored = [output.name for output in view.spec.outputs if output.name in view.outputs]
-    if not stored:
+    """Where nobody names an output: the teacher's own embedding, else the first that the store has."""
+    if not view.outputs:
         raise TrainingError(f"{view.store.storage.url} holds nothing of {view.spec.name} yet; run embedkd precompute")
-    return stored[0]
+    wanted = [output for output in view.spec.default_outputs if output in view.outputs]
+    return [*wanted, *view.spec.ordered(view.outputs)][0]
 
 
 def _dim(view: "TeacherView", output: str) -> int:

@@ -70,6 +70,20 @@ class TrainResult:
         """As JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, document: dict[str, Any], path: Path) -> "TrainResult":
+        """What `to_json` gave.
+
+        Raises:
+            CheckpointError: The file was written by another version, or by hand.
+        """
+        try:
+            return cls(**document)
+        except TypeError as error:
+            raise CheckpointError(
+                f"{path} is no result of this version ({error}); remove it to train the last steps again"
+            ) from error
+
     def __str__(self) -> str:
         """One line for people."""
         shares = {"validation": self.val_top1, "test": self.test_top1}
@@ -99,7 +113,7 @@ def train(config: "Config", *, resume: bool = False, progress: Progress | None =
     finished = run.read_result()
     if finished is not None:
         watch.line(f"{run.path} is finished already; name another folder with --out to train again")
-        return TrainResult(**finished)
+        return TrainResult.from_json(finished, run.result)
     plan = Plan.of(config)
     for reason, rows in plan.data.train.left_out.items():
         watch.line(f"{rows} training samples are left out: {reason}")

@@ -36,7 +36,7 @@ def test_version(embedkd: Command) -> None:
 @pytest.mark.parametrize(
     ("table", "names"),
     [
-        ("teachers", ["packaged:efficientnet-lite0", "vit:ViT-L-32"]),
+        ("teachers", ["efficientnet-lite0", "ViT-L-32"]),
         ("students", ["vit-tiny", "vit-base", "vit-large"]),
         ("losses", ["cross_entropy", "class_contrastive", "sample_contrastive", "mse", "cosine"]),
     ],
@@ -49,6 +49,32 @@ def test_tables_list_everything_and_one(embedkd: Command, table: str, names: lis
     assert code == 0
     assert names[-1] in out
     assert names[0] not in out
+
+
+def test_a_family_is_listed_alone(embedkd: Command) -> None:
+    _, out, _ = embedkd("teachers", "vit:")
+    assert "ViT-L-32" in out
+    assert "bilinear" in out
+    assert "efficientnet" not in out
+    families = json.loads(embedkd("teachers", "--json")[1])
+    assert set(families) == {"packaged", "vit", "openclip", "timm", "hf"}
+    assert families["packaged"][0]["outputs"] == [{"dim": 1280, "name": "pooled"}, {"dim": 1000, "name": "logits"}]
+
+
+def test_one_teacher_is_shown_with_all_its_facts(embedkd: Command) -> None:
+    _, out, _ = embedkd("teachers", "ViT-L-32")
+    for fact in (
+        "google/vit-large-patch32-224-in21k",
+        "305,510,400",
+        "224 px, bilinear, mean 0.5 0.5 0.5",
+        "Apache-2.0",
+    ):
+        assert fact in out
+    assert "use it: embedkd precompute --teacher ViT-L-32" in out
+    assert json.loads(embedkd("teachers", "ViT-L-32", "--json")[1])["parameters"] == 305_510_400
+    code, _, err = embedkd("teachers", "ViT-L-23")
+    assert code == 1
+    assert "did you mean ViT-L-32" in err
 
 
 def test_pack_says_what_it_wrote_and_what_is_next(embedkd: Command, images: Path, tmp_path: Path) -> None:

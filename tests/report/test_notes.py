@@ -22,6 +22,7 @@ def test_runs_of_one_budget_that_went_well_need_no_note(make_run: MakeRun) -> No
         ({"result": {"left_out": {"not precomputed": 7}}}, "7 training samples were left out: not precomputed"),
         ({"finished": False, "evaluated": False}, "not finished (in epoch 3 of 30)"),
         ({"validated": False, "result": {"val_top1": None}}, "no validation split"),
+        ({"train": {"allow_random_teacher": True}}, "random weights, as a control"),
         ({"evaluation": {"weights_blake2b": "other"}}, "an earlier student"),
         ({"evaluation": {"split": "val"}}, "evaluated on the val split"),
         ({"evaluation": {"data": "elsewhere"}}, "evaluated on elsewhere"),

@@ -89,11 +89,12 @@ def write_store(
     bad: Sequence[int] = (),
     labelled: bool = True,
     mean_of: Sequence[str] = ("pooled",),
+    spec: TeacherSpec = SPEC,
 ) -> Path:
     """A store beside a data folder ``data``; training samples of ``bad`` numbers could not be decoded."""
     path = folder / "store.zarr"
     store = create_store(LocalStorage(path), shards, root="../data", classes=classes, policy=DecodePolicy())
-    writer = PassWriter(store, SPEC, Pass(("pooled", "logits"), 8, 1, "none"))
+    writer = PassWriter(store, spec, Pass(("pooled", "logits"), 8, 1, "none"))
     for slot in store.slots:
         split, numbers = slot.shard.split, range(slot.rows)
         lost = [n for n in numbers if split == "train" and n in bad]

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from embedkd.store import average, open_store, write_class_set
 from embedkd.training import train
 from embedkd.training.data import TrainingData, open_data
 from embedkd.training.objective import build_terms
+from tests.training.conftest import SPEC
 
 ConfigOf = Callable[..., Config]
 MakeData = Callable[..., tuple[Shard, ...]]
@@ -151,6 +153,17 @@ def test_data_without_labels_is_refused(
         opened(config_of("losses={mse=1}", f"train.targets={store}"))
     with pytest.raises(EmbedKDError, match="label"):
         opened(config_of(SUPERVISED, f"train.targets={store}"))
+
+
+def test_random_weights_teach_only_where_that_is_meant(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data"), spec=replace(SPEC, random_weights=True))
+    with pytest.raises(TrainingError, match=r"the weights of test:mean-colour in .* are random") as caught:
+        opened(config_of(f"train.targets={store}"))
+    assert str(caught.value).endswith("allow that with --allow-random-teacher")
+    assert opened(config_of(f"train.targets={store}", "train.allow_random_teacher=true")).teacher is not None
+    assert opened(config_of(f"train.targets={store}", SUPERVISED)).teacher_name is None  # nothing of it is used
 
 
 @pytest.mark.parametrize("part", ["training split", "class means of pooled"])

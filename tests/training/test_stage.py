@@ -202,6 +202,16 @@ def test_a_finished_run_says_so(config_of: ConfigOf) -> None:
     assert watch.lines == [f"{config.train.out} is finished already; name another folder with --out to train again"]
 
 
+@pytest.mark.parametrize("change", [{"student": None}, {"smell": 1}])
+def test_a_result_of_another_version_is_told(config_of: ConfigOf, change: dict[str, int | None]) -> None:
+    config = config_of("train.epochs=1")
+    path = Path(config.train.out) / "result.json"
+    result = train(config).to_json() | change
+    path.write_text(json.dumps({key: value for key, value in result.items() if value is not None}))
+    with pytest.raises(CheckpointError, match=r"result.json is no result of this version .* remove it"):
+        train(config, resume=True)
+
+
 def test_a_folder_with_a_run_is_not_begun_again(config_of: ConfigOf) -> None:
     train(config_of("train.epochs=1"))
     with pytest.raises(TrainingError, match="already holds a run; add --resume"):
