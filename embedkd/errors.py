@@ -5,7 +5,8 @@ EmbedKDError
 │   └── UnknownNameError   a name that is in no table; says the nearest ones
 ├── StorageError           bytes could not be written or read
 │   ├── ObjectExistsError  a create-only put found an object there
-│   └── ObjectMissingError a read found nothing there
+│   ├── ObjectMissingError a read found nothing there
+│   └── ListingError       a place that cannot list its objects was asked what it has
 ├── SourceError            shards and samples
 │   ├── ShardError         a tar that is missing, cut, empty or not a tar
 │   └── ImageError         an image that cannot or must not be decoded
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_SHOWN_NAMES = 30  # of a table, where none is near to what came
+
+
 class EmbedKDError(Exception):
     """Base of every error that embedkd raises on purpose."""
 
@@ -53,7 +57,9 @@ class UnknownNameError(ConfigError):
     def __init__(self, kind: str, name: str, valid: "Iterable[str]") -> None:
         known = sorted(valid)
         near = get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+        more = f" and {len(known) - _SHOWN_NAMES} more" if len(known) > _SHOWN_NAMES else ""
+        listed = f"known: {', '.join(known[:_SHOWN_NAMES]) or 'none'}{more}"
+        hint = f"did you mean {' or '.join(near)}?" if near else listed
         super().__init__(f"unknown {kind} '{name}'; {hint}")
         self.kind = kind
         self.name = name
@@ -74,6 +80,10 @@ class ObjectExistsError(StorageError):
 
 class ObjectMissingError(StorageError):
     """A read found nothing there."""
+
+
+class ListingError(StorageError):
+    """A place that cannot list its objects was asked what it has."""
 
 
 class SourceError(EmbedKDError):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from embedkd.errors import TeacherError
-from embedkd.records import TeacherSpec
+from embedkd.records import LAYERED_OUTPUTS, TeacherSpec
 
 if TYPE_CHECKING:
     from embedkd.teachers import Teacher
@@ -23,6 +23,12 @@ def _picture(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(coarse.numpy(), "RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
+def width_of(teacher: "Teacher", name: str) -> int:
+    output = teacher.spec.output(name)
+    assert output is not None
+    return output.dim
+
+
 class TeacherContract:
     """What a stage relies on. The inheriting class gives a fixture ``teacher``; one that is loaded once is enough."""
 
@@ -32,7 +38,8 @@ class TeacherContract:
 
     @pytest.fixture
     def names(self, teacher: "Teacher") -> list[str]:
-        return [output.name for output in teacher.spec.outputs]
+        """Outputs of images."""
+        return [output.name for output in teacher.spec.outputs if output.name != "text"]
 
     @pytest.fixture
     def pixels(self, teacher: "Teacher") -> torch.Tensor:
@@ -83,9 +90,8 @@ class TeacherContract:
     ) -> None:
         found = teacher.embed(pixels, names)
         assert list(found) == names
-        for output in teacher.spec.outputs:
-            rows = found[output.name]
-            assert rows.shape == (len(pixels), output.dim)
+        for name, rows in found.items():
+            assert rows.shape == (len(pixels), width_of(teacher, name))
             assert rows.dtype == torch.float32
             assert rows.device.type == "cpu"
             assert torch.isfinite(rows).all()
@@ -123,14 +129,14 @@ class TeacherContract:
         for name in names:
             torch.testing.assert_close(few[name], together[name][order], atol=1e-4, rtol=1e-4)
 
-    def test_an_empty_batch_gives_no_rows(self, teacher: "Teacher", pixels: torch.Tensor) -> None:
-        for output in teacher.spec.outputs:
-            assert teacher.embed(pixels[:0], [output.name])[output.name].shape == (0, output.dim)
+    def test_an_empty_batch_gives_no_rows(self, teacher: "Teacher", pixels: torch.Tensor, names: list[str]) -> None:
+        for name in names:
+            assert teacher.embed(pixels[:0], [name])[name].shape == (0, width_of(teacher, name))
 
     def test_an_output_it_lacks_is_named_beside_those_it_has(
         self, teacher: "Teacher", pixels: torch.Tensor, names: list[str]
     ) -> None:
-        with pytest.raises(TeacherError, match=f"no output 'smell'; it has: {', '.join(names)}"):
+        with pytest.raises(TeacherError, match=f"no output 'smell'; it has: {re.escape(teacher.spec.offer)}"):
             teacher.embed(pixels, [names[0], "smell"])
 
     def test_other_pixels_are_refused_with_both_shapes(
@@ -141,6 +147,39 @@ class TeacherContract:
             with pytest.raises(TeacherError, match=re.escape(f"[B, 3, {height}, {width}]")) as caught:
                 teacher.embed(wrong, names)
             assert str(list(wrong.shape)) in str(caught.value)
+
+    def test_inner_layers_are_as_many_as_the_spec_says(self, teacher: "Teacher", pixels: torch.Tensor) -> None:
+        layers, bases = teacher.spec.layers, [n for n in LAYERED_OUTPUTS if teacher.spec.output(n)]
+        assert (layers > 0) <= bool(bases)
+        for base in bases if layers else ():
+            same = [f"{base}@-{layers}", f"{base}@0"], [f"{base}@-1", f"{base}@{layers - 1}"]
+            for pair in same:
+                first, second = teacher.embed(pixels[:2], pair).values()
+                assert torch.equal(first, second)
+            with pytest.raises(TeacherError, match=f"no output '{base}@{layers}'"):
+                teacher.embed(pixels[:2], [f"{base}@{layers}"])
+
+    def test_captions_are_embedded_as_images_are(self, teacher: "Teacher") -> None:
+        assert (teacher.tokenize is None) == (teacher.spec.output("text") is None) == (teacher.spec.tokenizer is None)
+        if teacher.tokenize is None:
+            with pytest.raises(TeacherError, match="has no output 'text'"):
+                teacher.embed_text(torch.zeros(1, 4, dtype=torch.int64))
+            return
+        captions = ["a cat", "two dogs and a horse", "", "word " * 500]
+        tokens = pickle.loads(pickle.dumps(teacher.tokenize))(captions)
+        assert tokens.dtype == torch.int64
+        assert len(tokens) == len(captions)
+        rows = teacher.embed_text(tokens)
+        assert rows.shape == (4, width_of(teacher, "text"))
+        assert (rows.dtype, rows.device.type, rows.requires_grad, rows.is_inference()) == (
+            *(torch.float32, "cpu", False, False),
+        )
+        assert torch.isfinite(rows).all()
+        torch.testing.assert_close(teacher.embed_text(tokens[1:2]), rows[1:2], atol=1e-4, rtol=1e-4)
+        assert teacher.embed_text(tokens[:0]).shape == (0, rows.shape[1])
+        for wrong in (tokens[0], tokens.float()):
+            with pytest.raises(TeacherError, match=r"expects int64 tokens \[N, T\]"):
+                teacher.embed_text(wrong)
 
     def test_running_it_leaves_the_callers_state_alone(
         self, teacher: "Teacher", pixels: torch.Tensor, names: list[str]

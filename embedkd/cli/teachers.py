@@ -39,6 +39,9 @@ def teachers_command(
     resolved = resolve_name(name)
     known = FAMILIES[resolved.family].models.get(resolved.model)
     facts = _known_facts(resolved, known) if known and not resolved.weights else _loaded_facts(resolved, name)
+    tags = FAMILIES[resolved.family].tags
+    if tags is not None and not resolved.weights:
+        facts["tags"] = ", ".join(tags(resolved.model))
     if as_json:
         print_json(facts)
         return

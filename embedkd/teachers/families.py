@@ -1,6 +1,6 @@
 """The families of teachers: one table. Torch-free; an entry imports its adapter when one of its models is loaded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +21,17 @@ class Family:
         recognise: Names the model of a local folder, or says None where it is no folder of this family; None where the
             family reads no folders.
         has: Whether the family's library has a model that `models` does not list; None where the list is all.
-        tags: Whether ``@`` may choose among the library's own weights.
+        library: Names that the library has, to name the nearest ones; None where nobody can list them.
+        tags: The library's own weights for a model, of which ``@`` chooses one, the default first; imports the library.
+            None where ``@`` takes paths alone.
     """
 
     models: Mapping[str, KnownModel]
     load: Loader
     recognise: Callable[[Path], str | None] | None = None
     has: Callable[[str], bool] | None = None
-    tags: bool = False
+    library: Callable[[], Iterable[str]] | None = None
+    tags: Callable[[str], list[str]] | None = None
 
 
 def _load_packaged(name: ResolvedName, options: LoadOptions) -> Teacher:
@@ -65,7 +68,9 @@ def _load_timm(name: ResolvedName, options: LoadOptions) -> Teacher:
 FAMILIES: dict[str, Family] = {
     "packaged": Family(packaged.MODELS, _load_packaged),
     "vit": Family(vit.MODELS, _load_vit, vit.recognise),
-    "openclip": Family(openclip.MODELS, _load_openclip, openclip.recognise, openclip.has, tags=True),
-    "timm": Family(timm.MODELS, _load_timm, timm.recognise, timm.has),
+    "openclip": Family(
+        openclip.MODELS, _load_openclip, openclip.recognise, openclip.has, openclip.config_files, tags=openclip.tags
+    ),
+    "timm": Family(timm.MODELS, _load_timm, timm.recognise, timm.has, timm.architectures),
     "hf": Family(hf.MODELS, _load_hf, hf.recognise, hf.has),
 }

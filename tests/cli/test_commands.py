@@ -65,13 +65,16 @@ def test_one_teacher_is_shown_with_all_its_facts(embedkd: Command) -> None:
     _, out, _ = embedkd("teachers", "ViT-L-32")
     for fact in (
         "google/vit-large-patch32-224-in21k",
-        "305,510,400",
+        "306,560,000",
         "224 px, bilinear, mean 0.5 0.5 0.5",
         "Apache-2.0",
     ):
         assert fact in out
     assert "use it: embedkd precompute --teacher ViT-L-32" in out
-    assert json.loads(embedkd("teachers", "ViT-L-32", "--json")[1])["parameters"] == 305_510_400
+    assert json.loads(embedkd("teachers", "ViT-L-32", "--json")[1])["parameters"] == 306_560_000
+    _, out, _ = embedkd("teachers", "openclip:ViT-B-32")
+    assert "image 512, text 512, cls 768" in out
+    assert "tags        laion2b_s34b_b79k, " in out  # the default one first
     code, _, err = embedkd("teachers", "ViT-L-23")
     assert code == 1
     assert "did you mean ViT-L-32" in err
@@ -97,6 +100,19 @@ def test_finished_store_is_said_so_without_loading_torch(shards: Path, store: Pa
     said, loaded = found.stdout.strip().splitlines()[0], found.stdout.strip().splitlines()[-1]
     assert "is finished: 36 rows" in said
     assert loaded == "False False"
+
+
+def test_random_weights_are_told_wherever_their_rows_are(embedkd: Command, shards: Path, tmp_path: Path) -> None:
+    arguments = ("precompute", "--data", shards, "--out", tmp_path / "s.zarr", "--outputs", "pooled")
+    code, out, err = embedkd(*arguments, "--weights", "random", "--set", "precompute.seed=3")
+    assert code == 0, err
+    assert "loading packaged:efficientnet-lite0 with random weights (seed 3)" in err
+    assert "36 of 36 rows computed" in out
+    assert "random weights: rows for dry runs" in out
+    again = json.loads(embedkd(*arguments, "--weights", "random", "--set", "precompute.seed=3", "--json")[1])
+    (entry,) = again["teachers"]
+    assert (again["computed"], entry["computed"], entry["random_weights"]) == (0, 0, True)
+    assert entry["class_sets"] == {"pooled": ["n100-seed0"]}
 
 
 def test_store_info_for_people_and_scripts(embedkd: Command, store: Path) -> None:

@@ -108,6 +108,8 @@ def test_a_path_to_nothing_or_to_a_file(tmp_path: Path) -> None:
         ("vit:ViT-L-23", "unknown teacher 'vit:ViT-L-23'; did you mean vit:ViT-L-32"),
         ("vit-l-32", "did you mean ViT-L-32"),
         ("packaged:efficientnet", "did you mean packaged:efficientnet-lite0"),
+        ("openclip:ViT-B-23", "did you mean openclip:ViT-B-32"),
+        ("timm:resnet51", "did you mean timm:resnet51q or timm:resnet50"),
         ("pakaged:x", "unknown teacher family 'pakaged'; did you mean packaged"),
         ("cvit:ViT-B-32", "unknown teacher family 'cvit'; did you mean vit"),
         ("", "unknown teacher ''"),

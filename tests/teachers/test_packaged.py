@@ -121,3 +121,30 @@ def test_bfloat16_is_another_teacher_close_to_the_first(lite0: Teacher, photos: 
     assert half.spec.fingerprint != lite0.spec.fingerprint
     assert not torch.equal(exact, rounded)
     assert torch.cosine_similarity(exact, rounded).min() > 0.99
+
+
+def test_random_weights_are_marked_and_differ(lite0: Teacher, photos: dict[str, Image.Image]) -> None:
+    drawn = load_teacher("packaged:efficientnet-lite0", LoadOptions(random_seed=1))
+    assert drawn.spec.random_weights
+    assert (drawn.spec.source, drawn.spec.licence, drawn.spec.revision) == ("random weights, seed 1", None, None)
+    assert (drawn.spec.preprocess, drawn.spec.outputs) == (lite0.spec.preprocess, lite0.spec.outputs)
+    pixels = torch.stack([drawn.preprocess(photo) for photo in photos.values()])
+    for rows in drawn.embed(pixels, ["pooled", "logits"]).values():
+        assert not torch.equal(rows[0].half(), rows[1].half())
+
+
+def test_its_backbone_saves_as_a_folder_of_timm(lite0: Teacher, photos: dict[str, Image.Image], tmp_path: Path) -> None:
+    backbone = lite0.backbone
+    assert backbone is not None
+    behind = [*lite0.embed(torch.zeros(1, 3, 224, 224), ["pooled"])["pooled"].shape, backbone.output]
+    assert behind == [1, 1280, "pooled"]
+    listed = [parameter for part in backbone.parts for parameter in part]
+    classifier = 1280 * 1000 + 1000
+    assert sum(parameter.numel() for parameter in listed) == 4_652_008 - classifier
+    assert len({id(parameter) for parameter in listed}) == len(listed)
+    backbone.save(tmp_path / "saved")
+    again = load_teacher(f"timm:{tmp_path / 'saved'}")
+    assert again.spec.name == "timm:tf_efficientnet_lite0"
+    assert (again.spec.weights_sha256, again.spec.preprocess) == (lite0.spec.weights_sha256, lite0.spec.preprocess)
+    pixels = torch.stack([lite0.preprocess(photo) for photo in photos.values()])
+    assert torch.equal(again.embed(pixels, ["logits"])["logits"], lite0.embed(pixels, ["logits"])["logits"])

@@ -2,28 +2,47 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, ViTConfig, ViTModel
+from safetensors.torch import load_file
 from transformers.utils import logging
 
 from embedkd.errors import TeacherError
 from embedkd.records import OutputSpec
-from embedkd.teachers import Teacher, load_teacher, vit
-from embedkd.teachers.families import FAMILIES
-from embedkd.teachers.processor import describe_processor
+from embedkd.teachers import Teacher, load_teacher, transformers_folder
 from tests.contracts import TeacherContract
+from tests.teachers.clipart import pictures
+from tests.teachers.saved_transformers import LABELS, edit_json, edit_weights, from_pretrained, save_kind
 
 SaveViT = Callable[..., Path]
-# transformers leaves these untyped.
-load_processor: Callable[..., Any] = AutoImageProcessor.from_pretrained
-load_model: Callable[..., Any] = ViTModel.from_pretrained
+Saved = Callable[[str], tuple[Path, Teacher]]
+# Kind -> tokens in front of its patches.
+KINDS = {
+    "vit": 1,
+    "dino": 1,
+    "vit-classifier": 1,
+    "deit-classifier": 2,
+    "deit-distilled": 2,
+    "dinov2": 1,
+    "dinov2-classifier": 1,
+    "dinov2-registers": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A function from a kind to its folder and its teacher, each made once."""
+
+    @cache
+    def get(kind: str) -> tuple[Path, Teacher]:
+        folder = save_kind(kind, tmp_path_factory.mktemp(kind))
+        return folder, load_teacher(f"vit:{folder}")
+
+    return get
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +56,6 @@ def copy(vit_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(vit_folder, tmp_path / "copy"))
 
 
-def edit_json(file: Path, **changes: object) -> None:
-    """Set keys of a JSON file; None removes one."""
-    document = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
-
-
-def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    state = load_file(folder / "model.safetensors")
-    edit(state)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
-
-
 def as_pickle(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -60,39 +67,103 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-class TestViTTeacher(TeacherContract):
-    @pytest.fixture
-    def teacher(self, small: Teacher) -> Teacher:
-        return small
+class TestViTTeachers(TeacherContract):
+    @pytest.fixture(params=KINDS)
+    def teacher(self, request: pytest.FixtureRequest, saved: Saved) -> Teacher:
+        return saved(request.param)[1]
 
 
-def test_pixels_are_those_of_the_librarys_own_call(
-    small: Teacher, vit_folder: Path, photos: dict[str, Image.Image]
-) -> None:
-    processor = load_processor(vit_folder)
-    for photo in photos.values():
-        for image in (photo, photo.resize((96, 64)), photo.resize((7, 500))):
-            assert torch.equal(small.preprocess(image), processor(image, return_tensors="pt")["pixel_values"][0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_the_librarys_own_call(kind: str, saved: Saved, photos: dict[str, Image.Image]) -> None:
+    folder, teacher = saved(kind)
+    processor = from_pretrained("AutoImageProcessor", folder)
+    images = [*pictures(), *photos.values(), photos["china"].resize((96, 64)), photos["china"].resize((7, 500))]
+    for image in images:
+        assert torch.equal(teacher.preprocess(image), processor(image, return_tensors="pt")["pixel_values"][0])
 
 
-@pytest.mark.parametrize("head", [False, True])
-def test_cls_is_the_librarys_first_token_after_the_last_norm(
-    tmp_path: Path, save_vit: SaveViT, photos: dict[str, Image.Image], *, head: bool
-) -> None:
-    folder = save_vit(tmp_path / "model", head=head, seed=3)
-    teacher = load_teacher(f"vit:{folder}")
-    pixels = torch.stack([teacher.preprocess(photo) for photo in photos.values()])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_output_is_the_librarys(kind: str, saved: Saved) -> None:
+    folder, teacher = saved(kind)
+    inputs = from_pretrained("AutoImageProcessor", folder)(list(pictures()), return_tensors="pt")
+    special = KINDS[kind]
     with torch.no_grad():
-        hidden = load_model(folder).eval()(pixel_values=pixels).last_hidden_state
-    torch.testing.assert_close(teacher.embed(pixels, ["cls"])["cls"], hidden[:, 0], atol=1e-5, rtol=0)
+        said = from_pretrained("AutoModel", folder).eval()(**inputs, output_hidden_states=True)
+        expected = {"cls": said.last_hidden_state[:, 0], "patch_mean": said.last_hidden_state[:, special:].mean(1)}
+        for layer, tokens in enumerate(said.hidden_states[1:]):
+            for name in (f"@{layer}", f"@{layer - len(said.hidden_states) + 1}"):
+                expected |= {f"cls{name}": tokens[:, 0], f"patch_mean{name}": tokens[:, special:].mean(1)}
+        if kind == "vit":
+            expected["pooled"] = said.pooler_output
+        if teacher.spec.output("logits"):
+            expected["logits"] = from_pretrained("AutoModelForImageClassification", folder).eval()(**inputs).logits
+    assert {output.name for output in teacher.spec.outputs} == {name for name in expected if "@" not in name}
+    found = teacher.embed(torch.stack([teacher.preprocess(image) for image in pictures()]), list(expected))
+    for name, rows in expected.items():
+        torch.testing.assert_close(found[name], rows, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_offered_is_what_the_files_hold(kind: str, saved: Saved) -> None:
+    spec = saved(kind)[1].spec
+    extra = {"vit": ["pooled"]} | {kind: ["logits"] for kind in KINDS if "deit" in kind or "classifier" in kind}
+    assert [output.name for output in spec.outputs] == ["cls", *extra.get(kind, []), "patch_mean"]
+    assert {output.dim for output in spec.outputs} == {32, LABELS} if "logits" in extra.get(kind, []) else {32}
+    assert spec.layers == 2
+
+
+def test_a_pooler_without_weights_is_never_offered(copy: Path) -> None:
+    edit_weights(copy, lambda state: [state.pop(name) for name in list(state) if name.startswith("pooler.")])
+    assert load_teacher(f"vit:{copy}").spec.output("pooled") is None
+    assert load_teacher(f"vit:{copy}").spec.output("cls") is not None
+
+
+def test_half_a_pooler_is_a_misfit(copy: Path) -> None:
+    edit_weights(copy, lambda state: state.pop("pooler.dense.bias"))
+    assert "pooler.dense.bias is missing" in refusal(copy)
+
+
+def test_a_head_without_weights_is_never_offered(saved: Saved, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(saved("vit-classifier")[0], tmp_path / "copy"))
+    edit_weights(copy, lambda state: [state.pop(f"classifier.{name}") for name in ("weight", "bias")])
+    spec = load_teacher(f"vit:{copy}").spec
+    assert [output.name for output in spec.outputs] == ["cls", "patch_mean"]
+    edit_json(copy / "config.json", architectures=["ViTModel"])
+    assert load_teacher(f"vit:{copy}").spec.fingerprint == spec.fingerprint
+
+
+def test_a_head_of_other_labels_is_a_misfit(saved: Saved, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(saved("vit-classifier")[0], tmp_path / "copy"))
+    edit_json(copy / "config.json", id2label={"0": "cat", "1": "dog"})
+    assert f"classifier.bias is [{LABELS}], the model expects [2]" in refusal(copy)
+
+
+def test_inner_layers_are_caught_only_where_they_are_asked_for(saved: Saved) -> None:
+    teacher = saved("dino")[1]
+    assert teacher.backbone is not None
+    seen: list[int] = []
+    blocks = teacher.backbone.module.layers
+    assert isinstance(blocks, torch.nn.ModuleList)
+    handles = [
+        block.register_forward_hook(lambda module, *_: seen.append(len(module._forward_hooks))) for block in blocks
+    ]
+    pixels = torch.stack([teacher.preprocess(image) for image in pictures()[:2]])
+    teacher.embed(pixels, ["cls"])
+    teacher.embed(pixels, ["cls@-1"])
+    for handle in handles:
+        handle.remove()
+    assert seen == [1, 1, 1, 2]
+    assert not any(block._forward_hooks for block in blocks)
 
 
 def test_the_spec_is_what_the_folder_says(small: Teacher, vit_folder: Path) -> None:
     spec, facts = small.spec, small.spec.preprocess
     assert spec.name == "vit:ViT-w32-d2-p8-i32"
     assert spec.source == str(vit_folder)
-    assert spec.outputs == (OutputSpec("cls", 32),)
-    assert (facts.resize_px, facts.crop_px, facts.interpolation) == ((32, 32), (32, 32), "bicubic (torchvision)")
+    assert spec.outputs == (OutputSpec("cls", 32), OutputSpec("pooled", 32), OutputSpec("patch_mean", 32))
+    assert spec.default_outputs == ("cls",)
+    assert (facts.resize_px, facts.crop_px) == ((32, 32), (32, 32))
+    assert (facts.interpolation, facts.backend, facts.pad_rgb) == ("bicubic", "torchvision", None)
     assert (facts.mean, facts.std) == ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
     assert (spec.revision, spec.licence) == (None, None)
 
@@ -102,7 +173,9 @@ def test_a_snapshot_of_the_hub_says_repository_revision_and_licence(
 ) -> None:
     snapshot = copy.rename(copy.parent / ("0123456789" * 4))
     source = "google/vit-large-patch32-224-in21k"
-    monkeypatch.setattr(vit, "fetch_folder", lambda *asked: snapshot if asked == (source, "vit:ViT-L-32") else None)
+    monkeypatch.setattr(
+        transformers_folder, "fetch_folder", lambda *asked: snapshot if asked == (source, "vit:ViT-L-32") else None
+    )
     spec = load_teacher("ViT-L-32").spec
     assert (spec.name, spec.source, spec.revision) == ("vit:ViT-L-32", source, "0123456789" * 4)
     assert spec.licence == "Apache-2.0"
@@ -135,9 +208,9 @@ def test_a_config_of_the_first_releases_loads_as_the_library_loads_it(
     old = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 32}
     (copy / "preprocessor_config.json").write_text(json.dumps(old))
     teacher = load_teacher(f"vit:{copy}")
-    expected = load_processor(copy)(photos["china"], return_tensors="pt")["pixel_values"][0]
+    expected = from_pretrained("AutoImageProcessor", copy)(photos["china"], return_tensors="pt")["pixel_values"][0]
     assert torch.equal(teacher.preprocess(photos["china"]), expected)
-    assert teacher.spec.preprocess.interpolation == "bilinear (torchvision)"
+    assert teacher.spec.preprocess.interpolation == "bilinear"
 
 
 def test_loading_says_nothing_and_moves_no_generator(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -173,12 +246,12 @@ def test_a_shallower_config_than_its_weights_is_no_silent_truncation(copy: Path)
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"hidden_size": "wide"}, "describes no ViT"),
+        ({"hidden_size": "wide"}, "describes no model"),
         ({"hidden_size": 10**9}, "hidden_size 1000000000, expected 1 to"),
         ({"num_hidden_layers": 10**6}, "num_hidden_layers 1000000, expected 1 to"),
         ({"patch_size": 0}, "patch_size 0, expected 1 to"),
         ({"intermediate_size": 200_000}, "the files hold"),
-        ({"hidden_act": "no_such_function"}, "describes no ViT"),
+        ({"hidden_act": "no_such_function"}, "describes no model"),
         ({"num_attention_heads": 5}, "do not fit its model"),
         ({"image_size": 64}, "gives (32, 32) px, the model takes (64, 64) px"),
         ({"num_channels": 4}, "takes 4 channels"),
@@ -215,37 +288,6 @@ def test_a_folder_without_a_processor_says_how_to_give_one(copy: Path) -> None:
     assert "save_pretrained(folder)" in second
 
 
-def test_a_crop_and_a_scale_of_its_own_are_described() -> None:
-    sizes = {"height": None, "width": None, "longest_edge": None}
-    processor = SimpleNamespace(
-        size=SimpleNamespace(**(sizes | {"shortest_edge": 256})),
-        crop_size=SimpleNamespace(height=224, width=200),
-        do_resize=True,
-        do_center_crop=True,
-        do_pad=None,
-        do_rescale=True,
-        rescale_factor=1 / 127.5,
-        do_normalize=True,
-        image_mean=(1.0, 1.0, 1.0),
-        image_std=(1.0, 1.0, 1.0),
-        resample=2,
-        backend="pil",
-    )
-    facts = describe_processor(processor, "here")
-    assert (facts.resize_px, facts.crop_px, facts.interpolation) == (256, (224, 200), "bilinear")
-    assert facts.mean == facts.std == (0.5, 0.5, 0.5)
-
-
-def test_code_in_a_folder_never_runs(copy: Path, tmp_path: Path) -> None:
-    witness = tmp_path / "ran"
-    (copy / "evil.py").write_text(f"open({str(witness)!r}, 'w')\nclass Model: ...\n")
-    code = {"AutoModel": "evil.Model", "AutoConfig": "evil.Model", "AutoImageProcessor": "evil.Model"}
-    edit_json(copy / "config.json", auto_map=code, attn_implementation="stranger/kernel", _attn_implementation="x/y")
-    edit_json(copy / "preprocessor_config.json", auto_map=code)
-    load_teacher(f"vit:{copy}")
-    assert not witness.exists()
-
-
 def test_a_pickle_with_code_is_refused_and_named(copy: Path, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
@@ -257,23 +299,11 @@ def test_a_pickle_with_code_is_refused_and_named(copy: Path, tmp_path: Path) -> 
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-32", "ViT-L-16", "ViT-L-32"])
-def test_the_catalogue_is_right_about_the_papers_models(name: str, tmp_path: Path) -> None:
-    known = FAMILIES["vit"].models[name]
-    large, patch = "-L-" in name, int(name[-2:])
-    shape: dict[str, Any] = {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    }
-    config = ViTConfig(patch_size=patch, **(shape if large else {}))
-    with torch.device("meta"):
-        model = ViTModel(config, add_pooling_layer=False)
-    assert known.outputs == (OutputSpec("cls", config.hidden_size),)
-    assert known.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert known.source == f"google/vit-{'large' if large else 'base'}-patch{patch}-224-in21k"
-    config.save_pretrained(tmp_path)
-    recognise = FAMILIES["vit"].recognise
-    assert recognise is not None
-    assert recognise(tmp_path) == name
+def test_a_compiled_teacher_says_the_same(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = saved("vit-classifier")[1]
+    compile_eagerly = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda forward: compile_eagerly(forward, backend="eager"))
+    pixels = torch.stack([teacher.preprocess(image) for image in pictures()[:2]])
+    names = ["cls", "logits", "patch_mean", "cls@0"]
+    found, expected = teacher.compiled().embed(pixels, names), teacher.embed(pixels, names)
+    assert all(torch.equal(found[name], expected[name]) for name in names)
