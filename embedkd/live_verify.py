@@ -17,6 +17,7 @@ from embedkd.sources.images import decode_image
 from embedkd.sources.reader import ShardStream
 from embedkd.sources.shards import list_data, shard_path
 from embedkd.store import SAME_COSINE
+from embedkd.store.heads import is_derived
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -114,8 +115,8 @@ def load_again(spec: "TeacherSpec", name: str | None, device: str, trusted_code:
     """
     from embedkd.teachers import LoadOptions, load_teacher
 
-    if spec.derived_from is not None and spec.name.rpartition("+")[0]:
-        raise StoreError(f"{spec.name} is a head on stored rows: no model says them; verify {spec.name.split('+')[0]}")
+    if is_derived(spec):
+        raise StoreError(f"{spec.name} is a head on stored rows: no model says them; verify {spec.derived_from}")
     drawn = _RANDOM_SOURCE.fullmatch(spec.source)
     options = LoadOptions(device, spec.precision, None if drawn is None else int(drawn[1]), trusted_code)
     teacher = load_teacher(name or recorded_name(spec), options)

@@ -117,8 +117,8 @@ def test_another_teacher_is_told_by_what_differs(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_head_has_no_model_to_run() -> None:
-    spec = replace(SPEC, name="vit:ViT-L-32+linear", derived_from="vit:ViT-L-32 0123")
-    with pytest.raises(StoreError, match="no model says them; verify vit:ViT-L-32"):
+    spec = replace(SPEC, model="linear head on cls of 0123", derived_from="vit:ViT-L-32 0123")
+    with pytest.raises(StoreError, match="no model says them; verify vit:ViT-L-32 0123"):
         load_again(spec, None, "cpu", None)
 
 

@@ -15,6 +15,7 @@ from embedkd.cli.runs import evaluate_command, report_command, train_command
 from embedkd.cli.stores import average_command, precompute_command, store_app
 from embedkd.cli.tables import losses_command, students_command
 from embedkd.cli.teachers import teachers_command
+from embedkd.cli.tuning import finetune_command, head_command
 from embedkd.cli.verify import verify_command
 from embedkd.errors import EmbedKDError, Interrupted
 
@@ -46,6 +47,8 @@ app.command("demo")(demo_command)
 app.command("pack")(pack_command)
 app.command("precompute")(precompute_command)
 app.command("average")(average_command)
+app.command("head")(head_command)
+app.command("finetune")(finetune_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)

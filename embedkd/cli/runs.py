@@ -23,6 +23,7 @@ class SplitName(StrEnum):
 
 def train_command(
     targets: Annotated[str | None, typer.Option(help="The embedding store.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Which teacher, where the store has several.")] = None,
     student: Annotated[str | None, typer.Option(help="vit-tiny, vit-base, ...; see embedkd students.")] = None,
     data: Data = None,
     out: Annotated[str | None, typer.Option(help="The run folder.")] = None,
@@ -55,6 +56,7 @@ def train_command(
 
     values: dict[str, Any] = {
         "train.targets": targets,
+        "train.teacher": teacher,
         "student.name": student,
         "data.shards": data,
         "train.out": out,

@@ -35,12 +35,13 @@ def verify_command(
     from embedkd.live_verify import verify_live
     from embedkd.precompute.hardware import resolve_device
     from embedkd.store import open_store
+    from embedkd.store.heads import is_derived
 
     opened = open_store(store)
     found: list[dict[str, Any]] = []
     for teacher_id in [opened.teacher(of).teacher_id] if of else opened.teacher_ids:
         report = _read_all(opened, teacher_id)
-        if live and not report["problems"]:
+        if live and not report["problems"] and not is_derived(opened.teacher(teacher_id).spec):
             checks = verify_live(
                 opened.teacher(teacher_id),
                 live,

@@ -18,6 +18,7 @@ from embedkd.config.sections import (
     StudentConfig,
     TrainConfig,
 )
+from embedkd.config.tuning import FinetuneConfig, HeadConfig
 
 __all__ = [
     "CLIP_EMBED_KD",
@@ -27,6 +28,8 @@ __all__ = [
     "DataConfig",
     "DemoConfig",
     "DemoRun",
+    "FinetuneConfig",
+    "HeadConfig",
     "OptimiserConfig",
     "PrecomputeConfig",
     "StudentConfig",

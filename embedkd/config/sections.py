@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from embedkd.config.checks import require, require_weights
 from embedkd.config.conversion import read_dataclass
+from embedkd.config.tuning import FinetuneConfig, HeadConfig
 from embedkd.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -37,35 +38,52 @@ class PrecomputeConfig:
     """``[precompute]``: what the teacher says, and where it is kept.
 
     Attributes:
-        teacher: Name, with its family where the bare one is ambiguous.
+        teachers: Names, each with its family where the bare one is ambiguous. All run over the data in one pass.
         out: The store.
-        outputs: Names of outputs; none takes the teacher's own default.
-        batch_size: Images a forward pass; fixed for a store once its pass is created.
+        outputs: Names of outputs, of which each teacher computes those that it has; none takes each teacher's default.
+        batch_size: Images a forward pass; fixed for a pass once it is created.
         threads: Threads of the teacher's forward pass; 0 decides by the hardware.
-        decode_threads: Threads that decode images; 0 decides by the hardware.
+        decode_workers: Processes that decode images; 0 decodes in threads, None decides by the hardware.
         capacity: Rows a slot, a power of two; None takes the smallest that holds the largest shard.
         device: "auto" takes CUDA where there is one.
         precision: Of the teacher's forward pass; "auto" is bfloat16 on CUDA devices that support it, float16 on
             older ones, float32 on the CPU.
-        max_bad_fraction: A shard with a greater share of samples that cannot be read stops the run.
+        compile: Whether new passes run a teacher compiled by `torch.compile`.
+        weights: "random" draws weights by ``seed`` and reads none, for dry runs and controls.
+        seed: Of random weights.
+        trust_code: The one repository or folder whose own model code may be run.
+        class_prompts: Templates that class names are put into for class texts: "clip", "simple" or a file; None makes
+            no class texts.
+        max_bad_fraction: A shard with a greater share of samples without an embedding stops the run.
     """
 
-    teacher: str = "packaged:efficientnet-lite0"
+    teachers: tuple[str, ...] = ("packaged:efficientnet-lite0",)
     out: str = "store.zarr"
     outputs: tuple[str, ...] = ()
     batch_size: int = 64
     threads: int = 0
-    decode_threads: int = 0
+    decode_workers: int | None = None
     capacity: int | None = None
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    weights: Literal["trained", "random"] = "trained"
+    seed: int = 0
+    trust_code: str | None = None
+    class_prompts: str | None = None
     max_bad_fraction: float = 0.1
 
     def __post_init__(self) -> None:
+        require(len(self.teachers) >= 1, "precompute.teachers", "at least one name", self.teachers)
         require(0 <= self.max_bad_fraction <= 1, "precompute.max_bad_fraction", "from 0 to 1", self.max_bad_fraction)
         require(self.batch_size >= 1, "precompute.batch_size", "at least 1", self.batch_size)
         require(self.threads >= 0, "precompute.threads", "at least 0", self.threads)
-        require(self.decode_threads >= 0, "precompute.decode_threads", "at least 0", self.decode_threads)
+        require(
+            self.decode_workers is None or self.decode_workers >= 0,
+            "precompute.decode_workers",
+            "at least 0",
+            self.decode_workers,
+        )
         if self.capacity is not None:
             fits = 1 <= self.capacity <= 16_384 and self.capacity.bit_count() == 1
             require(fits, "precompute.capacity", "a power of two up to 16384", self.capacity)
@@ -277,6 +295,8 @@ class Config:
     losses: LossWeights = field(default_factory=lambda: dict(CLIP_EMBED_KD))
     loss_options: dict[str, dict[str, Option]] = field(default_factory=dict)
     demo: DemoConfig = field(default_factory=DemoConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
         require_weights(self.losses, "losses")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 from embedkd.config.checks import require
@@ -29,7 +30,7 @@ class FinetuneConfig:
         min_crop_area: Least share of the image's area in a random resized crop; 1 takes the whole image.
         flip: Probability of mirroring left and right.
         held_out: Share of the training split that is held out where the data has no validation split.
-        seed: Of the classifier, the order, augmentation, dropout and what is held out.
+        seed: Of the order, augmentation, dropout and what is held out.
         workers: Processes that read and decode; None decides by the hardware, 0 reads in the training process.
         device: "auto" takes CUDA where there is one.
         precision: Of the forward pass; "auto" is bfloat16 autocast on CUDA devices that support it.
@@ -58,6 +59,7 @@ class FinetuneConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
+        require(PurePath(self.out).name not in {"", ".."}, "finetune.out", "the name of a new folder", self.out)
         for name in ("warmup_epochs", "epochs", "lr_warmup_epochs", "weight_decay", "clip_grad_norm"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"finetune.{name}", "at least 0", value)

@@ -27,13 +27,13 @@ _Candidate = tuple[int, int, int]  # rank, place of the slot among the training 
 _Chosen = list[list[tuple[int, int]]]  # for each training slot: ordinal in the slot, label
 
 
-def default_name(samples_per_class: int, seed: int) -> str:
-    """The name of a class set that nobody named.
+def default_name(samples_per_class: int, seed: int, generation: int = 0) -> str:
+    """The name of a class set that nobody named, in a store of this generation of the manifest.
 
-    >>> default_name(100, 0)
-    'n100-seed0'
+    >>> default_name(100, 0), default_name(100, 0, generation=2)
+    ('n100-seed0', 'n100-seed0-g2')
     """
-    return f"n{samples_per_class}-seed{seed}"
+    return f"n{samples_per_class}-seed{seed}" + (f"-g{generation}" if generation else "")
 
 
 def average(
@@ -71,13 +71,13 @@ def average(
             np.add.at(squares, labels, ((rows - mean[labels]) ** 2).sum(axis=1))
         spread = np.sqrt(squares / count)
     return ClassSet(
-        name or default_name(samples_per_class, seed),
+        name or default_name(samples_per_class, seed, view.store.manifest.generation),
         mean.astype(np.float32),
         count,
         spread.astype(np.float32),
         samples_per_class,
         seed,
-        _commits_digest(view, slots, output),
+        commits_digest(view, slots, output),
     )
 
 
@@ -131,7 +131,7 @@ def _rows_of(
             yield view.read(slot, output).rows[ordinals].astype(np.float64), labels
 
 
-def _commits_digest(view: "TeacherView", slots: "list[Slot]", output: str) -> str:
+def commits_digest(view: "TeacherView", slots: "list[Slot]", output: str) -> str:
     """Over the committed objects that the set depends on; which pass, attempt or time vouches for them is left out."""
     schemas = (*view.row_schemas(), *view.output_schemas(output))
     facts = []

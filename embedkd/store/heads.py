@@ -8,7 +8,7 @@ given to the map that never saw its fold.
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from embedkd.store.schema import MAX_DIM, ROOT, ArraySchema, is_set_name, teache
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedkd.records import Split
+    from embedkd.records import Split, TeacherSpec
     from embedkd.store.documents import Fields
     from embedkd.store.view import TeacherView
 
@@ -113,9 +113,25 @@ def folds_of(keys: "NDArray[np.uint64]", folds: int, seed: int) -> "NDArray[np.i
         folds: How many there are.
         seed: Of the division.
     """
-    salt = {"key": b"%d" % seed, "person": _FOLD_STREAM}
-    digests = (hashlib.blake2b(int(key).to_bytes(8, "little"), digest_size=8, **salt).digest() for key in keys)
-    return np.array([int.from_bytes(digest, "little") % folds for digest in digests], np.int64)
+    return (ranks(keys, seed, _FOLD_STREAM) % np.uint64(folds)).astype(np.int64)
+
+
+def ranks(keys: "NDArray[np.uint64]", seed: int, stream: bytes) -> "NDArray[np.uint64]":
+    """A u64 a sample that is a function of seed and key alone, for choices that outlive appending and merging.
+
+    Args:
+        keys: u64 [n].
+        seed: Of the choice.
+        stream: What is chosen, up to 16 bytes; different streams know nothing of each other.
+    """
+    blake2b = partial(hashlib.blake2b, digest_size=8, key=b"%d" % seed, person=stream)
+    digests = (blake2b(int(key).to_bytes(8, "little")).digest() for key in keys)
+    return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
+
+
+def is_derived(spec: "TeacherSpec") -> bool:
+    """Whether a head made this teacher out of another one's rows."""
+    return spec.model.startswith(tuple(f"{kind} head on " for kind in KINDS))
 
 
 def head_names(view: "TeacherView") -> list[str]:
@@ -125,6 +141,16 @@ def head_names(view: "TeacherView") -> list[str]:
     return [name for name in names if storage.exists(f"{_shelf(view)}/{name}/{ROOT}")]
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that is no folder.
+
+    Raises:
+        FormatError: It is not.
+    """
+    if not is_set_name(name):
+        raise FormatError(f"expected a head's name of a-z, 0-9, '.', '-' and '_', got {name!r}")
+
+
 def write_head(view: "TeacherView", head: Head) -> None:
     """Put a head into the store; a head of that name with the same content is left as it is.
 
@@ -132,8 +158,7 @@ def write_head(view: "TeacherView", head: Head) -> None:
         FormatError: The format cannot hold its name or its size.
         StoreError: A head of that name holds something else.
     """
-    if not is_set_name(head.name):
-        raise FormatError(f"expected a head's name of a-z, 0-9, '.', '-' and '_', got {head.name!r}")
+    check_name(head.name)
     schemas = _schemas(view, head.name, head.weight.shape)
     _put_same(view, f"{_shelf(view)}/{ROOT}", GROUP, head.name)
     objects = []

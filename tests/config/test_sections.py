@@ -13,7 +13,8 @@ from embedkd.errors import ConfigError, UnknownNameError
     [
         "precompute.batch_size=0",
         "precompute.threads=-1",
-        "precompute.decode_threads=-1",
+        "precompute.decode_workers=-1",
+        "precompute.teachers=[]",
         "precompute.capacity=100",
         "precompute.capacity=0",
         "precompute.capacity=32768",
