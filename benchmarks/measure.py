@@ -35,6 +35,11 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
+def paired(theirs: list[float], ours: list[float]) -> float:
+    """How many times faster ours is: the median of the ratios of one round each."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
 def finish(name: str, facts: dict[str, Any], out: Path | None) -> None:
     """Write JSON where asked, and name the machine."""
     print(f"\n{machine()}")

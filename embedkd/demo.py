@@ -103,9 +103,10 @@ def run_demo(config: "Config", folder: Path, progress: "Progress") -> DemoResult
     )
     result = _in_own_process(precompute, config, progress)
     done("precompute")
-    view = open_store(store).teacher(result.teacher_id)
-    for output in result.outputs:
-        add_class_set(view, output, config.average, progress)
+    for entry in result.teachers:
+        view = open_store(store).teacher(entry.teacher_id)
+        for output in entry.outputs:
+            add_class_set(view, output, config.average, progress)
     done("average")
     runs = {run.name: folder / "runs" / run.name for run in config.demo.runs}
     trained = {}

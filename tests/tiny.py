@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,13 @@ SPEC = TeacherSpec(
     normalised=False,
     precision="float32",
     source="tests",
+)
+TEXT_SPEC = replace(
+    SPEC,
+    name="openclip:ViT-B-32",
+    model="tiny pair",
+    outputs=(OutputSpec("image", 5), OutputSpec("text", 5)),
+    tokenizer="letters",
 )
 OUTPUTS = tuple(output.name for output in SPEC.outputs)
 
@@ -60,6 +68,31 @@ class TinyTeacher:
 def to_pixels(image: Image.Image) -> torch.Tensor:
     values = np.asarray(image.resize((PX, PX), Image.Resampling.NEAREST), np.float32) / 255
     return torch.from_numpy(values.transpose(2, 0, 1).copy())
+
+
+def letters(captions: Sequence[str]) -> torch.Tensor:
+    """How often each of five letters occurs: int64 [N, 5]."""
+    counts = [[caption.count(letter) for letter in "ainrt"] for caption in captions]
+    return torch.tensor(counts, dtype=torch.int64).reshape(len(captions), 5)
+
+
+class TextTeacher(TinyTeacher):
+    """Says five of the pixels, negated (``image``), and counts letters of captions (``text``)."""
+
+    spec = TEXT_SPEC
+    tokenize = staticmethod(letters)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[int] = []
+
+    def embed(self, pixels: torch.Tensor, outputs: Sequence[str]) -> dict[str, torch.Tensor]:
+        assert set(outputs) <= {"image"}
+        return {"image": -super().embed(pixels, ["cls"])["cls"]}
+
+    def embed_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.texts.append(len(tokens))
+        return tokens.float().sqrt()
 
 
 def augmented(image: Image.Image, seed: int) -> torch.Tensor:

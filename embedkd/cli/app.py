@@ -19,6 +19,8 @@ from embedkd.cli.tuning import finetune_command, head_command
 from embedkd.cli.verify import verify_command
 from embedkd.errors import EmbedKDError, Interrupted
 
+_TYPERS_CTRL_C = 130  # what typer makes of a KeyboardInterrupt that no stage has answered
+
 app = typer.Typer(
     name="embedkd",
     help="Knowledge distillation from stored teacher embeddings: run the teacher once, train students many times.",
@@ -69,7 +71,9 @@ def main() -> None:
         word = "stopped" if isinstance(error, Interrupted) else "error"
         typer.echo(f"{word}: {error}".removeprefix("stopped: ") if word == "stopped" else f"error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except SystemExit as ended:
+        if ended.code != _TYPERS_CTRL_C:
+            raise
         typer.echo("stopped; the same command goes on from what is finished", err=True)
         sys.exit(1)
     except BrokenPipeError:

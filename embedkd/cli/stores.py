@@ -1,7 +1,7 @@
 """``embedkd precompute``, ``average`` and ``store``."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,62 +9,94 @@ from embedkd.cli.options import AsJson, ConfigFile, Data, Sets
 from embedkd.cli.output import print_json, print_rows
 from embedkd.cli.progress import watcher
 
+if TYPE_CHECKING:
+    from embedkd.precompute import PrecomputeResult
+
 store_app = typer.Typer(help="Look at embedding stores.", no_args_is_help=True)
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="The embedding store.")]
 
 
 def precompute_command(
     teacher: Annotated[
-        str | None, typer.Option(help="Name, e.g. ViT-L-32, vit:ViT-L-32@FOLDER, packaged:efficientnet-lite0.")
+        list[str] | None,
+        typer.Option(help="Name, e.g. ViT-L-32, vit:ViT-L-32@FOLDER; repeat it to run several over the data at once."),
     ] = None,
     data: Data = None,
     out: Annotated[str | None, typer.Option(help="The store; an existing one is gone on with.")] = None,
     outputs: Annotated[
-        str | None, typer.Option(help="Comma-separated outputs; all of the teacher's by default.")
+        str | None, typer.Option(help="Comma-separated outputs, e.g. cls,image,text,cls@-4; by default each teacher's.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a forward pass.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    compile_teacher: Annotated[
+        bool | None, typer.Option("--compile", help="Run teachers through torch.compile; recorded with the pass.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="trained, or random: drawn by precompute.seed, for dry runs and controls.")
+    ] = None,
+    trust_code: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The repository or folder whose own model code may be run.")
+    ] = None,
+    class_prompts: Annotated[
+        str | None, typer.Option(metavar="clip|simple|FILE", help="Store texts of the class names in these templates.")
+    ] = None,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a teacher once over shards and store what it says."""
+    """Run teachers once over shards and store what they say."""
     from embedkd.config import load_config
     from embedkd.precompute import EMBEDDED_DATA, precompute
     from embedkd.teachers import resolve_name
 
     values: dict[str, Any] = {
         "data.shards": data,
-        "precompute.teacher": teacher,
+        "precompute.teachers": teacher or None,
         "precompute.out": out,
         "precompute.outputs": None if outputs is None else [name.strip() for name in outputs.split(",")],
         "precompute.batch_size": batch_size,
         "precompute.device": device,
+        "precompute.compile": compile_teacher,
+        "precompute.weights": weights,
+        "precompute.trust_code": trust_code,
+        "precompute.class_prompts": class_prompts,
     }
     settings = load_config(config, values=values, sets=sets or [])
     watch = watcher()
-    note = resolve_name(settings.precompute.teacher).note
-    if note:
-        watch.line(f"note: {note}")
+    for name in settings.precompute.teachers:
+        note = resolve_name(name).note
+        if note:
+            watch.line(f"note: {note}")
     if settings.data.shards is None:
         watch.line(f"note: no --data given, taking the embedded data set {EMBEDDED_DATA}")
     result = precompute(settings, watch)
     if as_json:
         print_json(asdict(result))
-        return
+    else:
+        _print_result(result)
+
+
+def _print_result(result: "PrecomputeResult") -> None:
+    names = ", ".join(entry.teacher_id for entry in result.teachers)
     if not result.computed:
-        typer.echo(f"{result.store} is finished: {result.rows} rows of {result.teacher_id}; nothing to do")
+        typer.echo(f"{result.store} is finished: {result.rows} rows of {names}; nothing to do")
     else:
         rate = result.computed / max(result.seconds, 1e-9)
+        unit = "images" if len(result.teachers) == 1 else "rows"
         typer.echo(
-            f"{result.store}: {result.computed} of {result.rows} rows computed "
-            f"in {result.seconds:.1f} s ({rate:.1f} images/s)"
+            f"{result.store}: {result.computed} of {result.rows * len(result.teachers)} rows computed "
+            f"in {result.seconds:.1f} s ({rate:.1f} {unit}/s)"
         )
-    for output, names in result.class_sets.items():
-        typer.echo(f"  {output}: class means {', '.join(names) or 'none (no labels)'}")
-    if result.bad:
-        reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in result.bad.items())
-        typer.echo(f"  rows without an embedding: {reasons}")
+    for entry in result.teachers:
+        if len(result.teachers) > 1:
+            typer.echo(f"{entry.teacher_id}: {entry.computed} of {result.rows} rows computed")
+        if entry.random_weights:
+            typer.echo("  random weights: rows for dry runs; train refuses them without --allow-random-teacher")
+        for output, sets in entry.class_sets.items():
+            typer.echo(f"  {output}: class means {', '.join(sets) or 'none (no labels)'}")
+        if entry.bad:
+            reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in entry.bad.items())
+            typer.echo(f"  rows without an embedding: {reasons}")
     if result.computed:
         typer.echo(f"next: embedkd train --targets {result.store} --student vit-tiny")
 

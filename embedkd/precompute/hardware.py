@@ -4,6 +4,8 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
+from embedkd.rundir import usable_cpus
+
 
 def resolve_device(name: str) -> str:
     """The device of that name; "auto" is the CUDA device where there is one, else the CPU."""
@@ -30,3 +32,16 @@ def use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def resolve_workers(workers: int | None, device: str) -> int:
+    """Decode workers: as many as asked for; where nobody asks, what the hardware needs.
+
+    A CPU teacher shares its processors with decoding, and threads, which start at once, keep up with it. A GPU can be
+    faster than the interpreter's lock lets threads decode: there each processor but one, which drives the GPU, gets a
+    process.
+    """
+    if workers is not None:
+        return workers
+    cpus = usable_cpus()
+    return cpus - 1 if device.startswith("cuda") and cpus > 2 else 0

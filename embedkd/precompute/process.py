@@ -1,48 +1,40 @@
-"""One slot at a time: stream the tar, decode, run the teacher, check the tar, put the objects, put the commit."""
+"""All slots through all jobs: read, decode, run the teachers, check the tar, put the objects, put the commit.
+
+Nothing waits for anything else: one thread reads and hashes tars, decoding has its own threads or processes, one thread
+makes batches, the teachers run in the caller's thread, and one thread encodes and writes. Queues between them are
+bounded, and they run on across the ends of slots.
+"""
 
 import os
+import pickle
 import platform
+import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from embedkd.errors import ImageError, ShardError, TeacherError
-from embedkd.records import RowStatus, Sample, key_hash
-from embedkd.sources.fields import image_suffix, label
-from embedkd.sources.images import decode_image
-from embedkd.sources.reader import ShardStream
-from embedkd.sources.shards import shard_path
-from embedkd.store import SlotRows
+from embedkd.errors import ShardError, TeacherError
+from embedkd.precompute.batch_size import advise_smaller, is_out_of_memory
+from embedkd.precompute.batches import Assembler, Batch
+from embedkd.precompute.channel import Flow
+from embedkd.precompute.decoding import DecodePool, Transform
+from embedkd.precompute.hardware import use_threads
+from embedkd.precompute.reading import Chunk, Reader, SlotRun
+from embedkd.precompute.rows import TEXT, Job, SlotTable
+from embedkd.rundir import usable_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
+    from collections.abc import Iterator, Sequence
 
     from embedkd.progress import Progress
-    from embedkd.store import Commit, EmbeddingStore, PassWriter, Slot
-    from embedkd.teachers.base import Teacher
+    from embedkd.store import Commit, EmbeddingStore, Slot
 
-_WINDOW_BATCHES = 3  # decoded batches that may wait for the teacher: it does not wait for them, and memory is bounded
+_READY_BATCHES = 2  # that may wait for a teacher, beside the one that is being filled
 _MAX_REPORTS = 5
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One sample on its way to the teacher."""
-
-    key: str
-    label: int
-    status: RowStatus
-    pixels: "Tensor | None" = None
-    reason: str = ""
-    decode_s: float = 0.0
 
 
 @dataclass
@@ -51,178 +43,202 @@ class Tally:
 
     Attributes:
         rows: Samples computed.
-        bad: Samples without pixels, by reason.
+        computed: Samples computed, by teacher.
+        bad: Samples that lack an embedding, by reason; what is not finite counts for each job.
         decode_s: Seconds of decoding, summed over threads.
-        teacher_s: Seconds in the teacher.
+        teacher_s: Seconds in the teachers.
     """
 
     rows: int = 0
+    computed: "Counter[str]" = field(default_factory=Counter)
     bad: "Counter[str]" = field(default_factory=Counter)
     decode_s: float = 0.0
     teacher_s: float = 0.0
 
 
 class ShardProcessor:
-    """Runs a teacher over slots, whichever engine hands them out.
-
-    Decoding runs in threads (Pillow and torch release the interpreter while they work), the teacher in the caller's
-    thread, and encoding and writing in one more, so that neither waits for the disk.
+    """Runs teachers over slots, whichever engine hands them out. Each image is decoded once for all of them.
 
     Args:
         store: The store.
         data_root: Where the shards lie.
-        teacher: The teacher.
-        writer: Writes the teacher's pass.
-        decode_threads: Threads that decode and preprocess images.
-        max_bad_fraction: A shard with a greater share of unreadable samples stops the run.
+        jobs: Teachers and their passes.
+        decode_workers: Processes that decode and preprocess images; 0 does it in threads, one a processor.
+        max_bad_fraction: A shard with a greater share of samples without an embedding stops the run.
         progress: Who watches.
+        pin_memory: Whether batches are put into page-locked memory; for teachers on a GPU.
     """
 
     def __init__(
         self,
         store: "EmbeddingStore",
         data_root: str,
-        teacher: "Teacher",
-        writer: "PassWriter",
+        jobs: "Sequence[Job]",
         *,
-        decode_threads: int,
+        decode_workers: int,
         max_bad_fraction: float,
         progress: "Progress",
+        pin_memory: bool = False,
     ) -> None:
         self._store = store
         self._root = data_root
-        self._teacher = teacher
-        self._writer = writer
-        self._decode_threads = decode_threads
+        self._jobs = tuple(jobs)
+        self._decode_workers = decode_workers
         self._max_bad_fraction = max_bad_fraction
         self._progress = progress
+        self._pin_memory = pin_memory
+        self._tables: dict[Job, SlotTable] = {}
+        self._threads = 0
         self.tally = Tally()
 
-    def run(self, slots: "tuple[Slot, ...]") -> Tally:
-        """Compute and commit the slots that have no commit yet, in the order given.
+    def run(self, slots: "Sequence[Slot]") -> Tally:
+        """Compute and commit the slots that lack a commit of any job, in the order given.
 
         Raises:
-            ShardError: A tar is not the one that was indexed, or a label or too many images cannot be used.
-            TeacherError: The teacher gave an output of another shape than it declares.
+            SourceError: A tar is not the one that was indexed, a label or too many samples cannot be used, or a decode
+                worker died.
+            TeacherError: A teacher gave an output of another shape than it declares, had no memory, or gave too many
+                rows that are not finite.
             ConflictError: Another writer put something else.
         """
-        with ThreadPoolExecutor(self._decode_threads) as decoders, ThreadPoolExecutor(1) as disk:
-            writing: Future[Commit] | None = None
+        self._tables.clear()
+        with self._pipeline(slots) as items, ThreadPoolExecutor(1, thread_name_prefix="embedkd-write") as disk:
+            writing: dict[Job, Future[Commit]] = {}
             try:
-                for slot in slots:
-                    if self._writer.is_committed(slot):
-                        continue
-                    started = time.time()
-                    rows = self._compute(slot, decoders)
-                    if writing is not None:
-                        writing.result()
-                    writing = disk.submit(self._writer.write, slot, rows, _attempt(started))
+                for item in items:
+                    if isinstance(item, Batch):
+                        self._embed(item)
+                    else:
+                        self._finish(item, disk, writing)
             finally:
-                # On an error or Ctrl-C the slot that is complete is still written; nothing else was begun.
-                decoders.shutdown(wait=False, cancel_futures=True)
-                if writing is not None:
-                    writing.result()
+                # On an error or Ctrl-C a slot that is complete is still written; nothing else was begun.
+                for commit in writing.values():
+                    commit.result()
         return self.tally
 
-    def _compute(self, slot: "Slot", decoders: ThreadPoolExecutor) -> SlotRows:
-        shard = slot.shard
-        done: list[_Row] = []
-        outputs = {
-            name: np.full((slot.rows, output.dim), np.nan, np.float32)
-            for name in self._writer.plan.outputs
-            if (output := self._teacher.spec.output(name)) is not None
-        }
-        with ShardStream(shard_path(self._root, shard.url), shard.url) as stream:
-            samples = iter(stream)
-            wanted = islice(samples, slot.start, slot.start + slot.rows)
-            for batch in self._batches(wanted, slot, decoders):
-                self._embed(batch, outputs, len(done))
-                self.tally.decode_s += sum(row.decode_s for row in batch)
-                done.extend(_Row(row.key, row.label, row.status) for row in batch)
-                self._progress.advance(len(batch))
-            total = slot.start + len(done) + sum(1 for _ in samples)
-            found = (stream.size_bytes, stream.blake2b, total)
-        if found != (shard.size_bytes, shard.blake2b, shard.rows):
-            raise ShardError(
-                f"shard {shard.url} is not the one that was indexed: expected {shard.rows} samples in "
-                f"{shard.size_bytes} bytes, got {total} in {found[0]}, or other bytes; restore it, or start a new store"
-            )
-        self._count(done, slot)
-        return SlotRows(
-            keys=np.array([key_hash(row.key) for row in done], np.uint64),
-            labels=np.array([row.label for row in done], np.int32),
-            outputs=outputs,
-            status=dict.fromkeys(outputs, np.array([row.status for row in done], np.uint8)),
-            source={"url": shard.url, "bytes": found[0], "blake2b": found[1]},
+    @contextmanager
+    def _pipeline(self, slots: "Sequence[Slot]") -> "Iterator[Iterator[Batch | SlotRun]]":
+        """What the threads before the teachers make; they end with it, however it ends."""
+        transforms, numbers = _transforms(self._jobs)
+        pool = DecodePool(
+            transforms,
+            self._store.policy,
+            workers=self._decode_workers,
+            threads=usable_cpus(),
+            batch_rows=max((job.plan.batch_size for job in self._jobs), default=1),
         )
+        read: Flow[Chunk | SlotRun] = Flow(pool.blocks + 1)
+        ready: Flow[Batch | SlotRun] = Flow(_READY_BATCHES)
+        reader = Reader(self._store, self._root, numbers, pool).read(slots)
+        batches = Assembler(numbers, pool, pinned=self._pin_memory).batches(read)
+        threads = [
+            threading.Thread(target=read.fill, args=(reader,), name="embedkd-read"),
+            threading.Thread(target=ready.fill, args=(batches,), name="embedkd-batch"),
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            yield iter(ready)
+        finally:
+            read.close()
+            ready.close()
+            pool.close()
+            for thread in threads:
+                thread.join()
 
-    def _batches(
-        self, samples: "Iterator[Sample]", slot: "Slot", decoders: ThreadPoolExecutor
-    ) -> "Iterator[list[_Row]]":
-        """Decoded samples in order, `batch_size` at a time, while later ones are being decoded."""
-        size = self._writer.plan.batch_size
-        waiting: deque[Future[_Row]] = deque()
-        while True:
-            for sample in islice(samples, size * _WINDOW_BATCHES - len(waiting)):
-                waiting.append(decoders.submit(self._decode, sample, slot))
-            if not waiting:
-                return
-            yield [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
-
-    def _decode(self, sample: Sample, slot: "Slot") -> _Row:
-        where = f"sample {sample.key!r} of {slot.shard.url}"
-        number = label(sample.fields, where)
-        classes = self._store.class_names
-        if classes is not None and number >= len(classes):
-            raise ShardError(
-                f"{where} has label {number}, the data has {len(classes)} classes (0 to {len(classes) - 1})"
-            )
-        suffix = image_suffix(sample.fields, where)
-        if suffix is None:
-            return _Row(sample.key, number, RowStatus.FIELD_MISSING, reason="no image")
+    def _embed(self, batch: Batch) -> None:
+        """Let the teacher say its rows of one batch; samples without pixels or caption stay NaN."""
+        job = batch.job
+        table = self._tables.get(job) or SlotTable(job, batch.run.slot.rows)
+        self._tables[job] = table
+        if job.plan.threads != self._threads:
+            self._threads = job.plan.threads
+            use_threads(self._threads)
         started = time.perf_counter()
         try:
-            pixels = self._teacher.preprocess(decode_image(sample.fields[suffix], self._store.policy))
-        except ImageError as error:
-            return _Row(sample.key, number, RowStatus.DECODE_ERROR, reason=str(error))
-        return _Row(sample.key, number, RowStatus.OK, pixels, decode_s=time.perf_counter() - started)
-
-    def _embed(self, batch: list[_Row], outputs: dict[str, "np.ndarray[Any, Any]"], first: int) -> None:
-        """Fill the rows of one batch; samples without pixels stay NaN."""
-        import torch
-
-        places = [first + i for i, row in enumerate(batch) if row.pixels is not None]
-        if not places:
-            return
-        started = time.perf_counter()
-        pixels = torch.stack([row.pixels for row in batch if row.pixels is not None])
-        said = self._teacher.embed(pixels, self._writer.plan.outputs)
-        for name, rows in outputs.items():
-            values = said[name].float().cpu().numpy() if name in said else None
-            expected = (len(places), rows.shape[1])
-            if values is None or values.shape != expected:
-                got = "none" if values is None else values.shape
-                raise TeacherError(f"{self._teacher.spec.name}: expected {name} of shape {expected}, got {got}")
-            rows[places] = values
+            said = {} if batch.pixels is None else job.teacher.embed(batch.pixels, job.image_outputs)
+            text = None if batch.tokens is None else job.teacher.embed_text(batch.tokens)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise TeacherError(advise_smaller(job)) from error
+            raise
+        for name in job.image_outputs:
+            table.put(name, batch.first, batch.image_status, said.get(name))
+        if job.reads_text:
+            table.put(TEXT, batch.first, batch.text_status, text)
         self.tally.teacher_s += time.perf_counter() - started
+        self._progress.advance(batch.rows)
 
-    def _count(self, rows: list[_Row], slot: "Slot") -> None:
-        bad = [row for row in rows if row.status != RowStatus.OK]
-        for row in bad:
-            if self.tally.bad.total() < _MAX_REPORTS:
-                self._progress.line(f"sample {row.key!r} of {slot.shard.url} has no embedding: {row.reason}")
-            self.tally.bad[row.status.name.lower()] += 1
-        self.tally.rows += len(rows)
-        if len(bad) > self._max_bad_fraction * len(rows):
-            raise ShardError(
-                f"{len(bad)} of {len(rows)} samples of {slot.shard.url} cannot be read (first: {bad[0].key!r}: "
-                f"{bad[0].reason}); mend the shard, or raise precompute.max_bad_fraction"
-            )
+    def _finish(self, run: SlotRun, disk: ThreadPoolExecutor, writing: "dict[Job, Future[Commit]]") -> None:
+        """Check a complete slot, and let it be written."""
+        self._count(run)
+        self._check(run)
+        for job in run.jobs:
+            if job in writing:
+                writing[job].result()
+            writing[job] = disk.submit(job.writer.write, run.slot, self._tables.pop(job).rows(run), _attempt(run))
+
+    def _count(self, run: SlotRun) -> None:
+        where = run.slot.shard.url
+        self.tally.rows += run.slot.rows
+        self.tally.decode_s += run.decode_s
+        for teacher_id in {job.teacher.spec.teacher_id for job in run.jobs}:
+            self.tally.computed[teacher_id] += run.slot.rows
+        for fault in run.faults:
+            what = "text embedding" if fault.field == "text" else "embedding"
+            self._report(f"sample {fault.key!r} of {where} has no {what}: {fault.reason}")
+            self.tally.bad[fault.status.name.lower()] += 1
+        for job in run.jobs:
+            lost = {int(row) for name in job.plan.outputs for row in self._tables[job].not_finite(name)}
+            for row in sorted(lost):
+                self._report(f"row {row} of {where}: {job.teacher.spec.name} says values that are not finite")
+                self.tally.bad["non_finite"] += 1
+
+    def _report(self, line: str) -> None:
+        if self.tally.bad.total() < _MAX_REPORTS:
+            self._progress.line(line)
+
+    def _check(self, run: SlotRun) -> None:
+        """Stop where a slot lacks more than it may, before it is committed."""
+        where, limit = run.slot.shard.url, self._max_bad_fraction * run.slot.rows
+        for kind, verb in (("image", "cannot be read"), ("text", "have no caption that can be used")):
+            bad = [fault for fault in run.faults if fault.field == kind]
+            if len(bad) > limit:
+                raise ShardError(
+                    f"{len(bad)} of {run.slot.rows} samples of {where} {verb} (first: {bad[0].key!r}: "
+                    f"{bad[0].reason}); mend the shard, or raise precompute.max_bad_fraction"
+                )
+        for job in run.jobs:
+            for name in job.plan.outputs:
+                count = len(self._tables[job].not_finite(name))
+                if count > limit:
+                    raise TeacherError(
+                        f"{job.teacher.spec.name}: {name} is not finite for {count} of {run.slot.rows} samples of "
+                        f"{where}\nleave {name} out with --outputs, try --set precompute.precision=float32, or raise "
+                        "precompute.max_bad_fraction"
+                    )
 
 
-def _attempt(started: float) -> dict[str, str]:
+def _transforms(jobs: "Sequence[Job]") -> "tuple[list[Transform], dict[Job, int | None]]":
+    """Every different preprocessing once, and which of them is each job's; None for a job that wants no pixels."""
+    places: dict[bytes, int] = {}
+    transforms: list[Transform] = []
+    numbers: dict[Job, int | None] = {}
+    for job in jobs:
+        numbers[job] = None
+        if job.image_outputs:
+            transform = Transform(job.teacher.preprocess, job.teacher.spec.preprocess.crop_px)
+            same = pickle.dumps((transform.preprocess, transform.crop_px))
+            if same not in places:
+                places[same] = len(transforms)
+                transforms.append(transform)
+            numbers[job] = places[same]
+    return transforms, numbers
+
+
+def _attempt(run: SlotRun) -> dict[str, str]:
     """Facts about this attempt, for people; nothing depends on them."""
-    begun = datetime.fromtimestamp(started, UTC).isoformat(timespec="milliseconds")
+    begun = datetime.fromtimestamp(run.started, UTC).isoformat(timespec="milliseconds")
     return {
         "started": begun,
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),

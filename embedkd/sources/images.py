@@ -24,6 +24,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from embedkd.errors import ImageError
 from embedkd.records import DecodePolicy
+from embedkd.sources.jpeg import decode_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +92,10 @@ def decode_image(data: bytes, policy: DecodePolicy = DEFAULT_POLICY) -> Image.Im
             _check_size(_canvas_size(reader, data), policy)
             image = reader(io.BytesIO(data))
             _check_size(image.size, policy)
-            image.load()
-        pixels = _oriented(_rgb(image, data, policy), image, policy)
+            fast = decode_jpeg(image, data) if isinstance(image, _Jpeg) else None
+            if fast is None:
+                image.load()
+        pixels = _oriented(_rgb(image, data, policy) if fast is None else fast.convert("RGB"), image, policy)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise a dozen types on bytes that are damaged in the right place

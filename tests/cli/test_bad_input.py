@@ -65,6 +65,8 @@ def test_label_outside_the_classes(refused: Refused, shards: Path, tmp_path: Pat
         (("train", "--targets", "STORE", "--loss", "cross_entropi=1"), "cross_entropy"),
         (("train", "--targets", "STORE", "--set", "optimiser.learning_rate=1"), "optimiser.lr"),
         (("students", "vit-bas"), "vit-base"),
+        (("precompute", "--class-prompts", "clop"), "clip"),
+        (("precompute", "--teacher", "efficientnet-lite0", "--teacher", "ViT-L-23"), "ViT-L-32"),
     ],
 )
 def test_unknown_names_say_the_nearest(
@@ -73,6 +75,22 @@ def test_unknown_names_say_the_nearest(
     if arguments[0] == "train":
         arguments = (*arguments, "--out", str(tmp_path / "run"))
     assert near in refused(*(str(store) if part == "STORE" else part for part in arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--teacher", "efficientnet-lite0", "--teacher", "packaged:efficientnet-lite0"), "name it once"),
+        (("--weights", "imagined"), "precompute.weights"),
+        (("--class-prompts", "simple"), "reads text"),
+        (("--outputs", "pooled,text"), "it has: pooled, logits"),
+    ],
+)
+def test_what_no_teacher_can_do(
+    refused: Refused, shards: Path, tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    assert reason in refused("precompute", "--data", shards, "--out", tmp_path / "s.zarr", *arguments)
+    assert not (tmp_path / "s.zarr").exists()
 
 
 def test_store_from_other_shards(refused: Refused, store: Path, images: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import lasting, write_shard
+from tests.tiny import SPEC, TEXT_SPEC, lasting, write_shard
 
 SHARDS = {"train-0.tar": 7, "train-1.tar": 4, "train-2.tar": 8, "val-0.tar": 3}
 
@@ -22,8 +22,9 @@ SHARDS = {"train-0.tar": 7, "train-1.tar": 4, "train-2.tar": 8, "val-0.tar": 3}
 class Zygote:
     """See `tests.faults.zygote`."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, teachers: tuple[str, ...]) -> None:
         self._data = data
+        self._teachers = teachers
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.zygote"],
             cwd=Path(__file__).parents[2],
@@ -33,7 +34,9 @@ class Zygote:
         )
 
     def start(self, store: Path, die_at: int = 0) -> int:
-        return self._ask({"start": {"data": str(self._data), "out": str(store), "die_at": die_at}})
+        return self._ask(
+            {"start": {"data": str(self._data), "out": str(store), "teachers": self._teachers, "die_at": die_at}}
+        )
 
     def wait(self, pid: int) -> int:
         return self._ask({"wait": pid})
@@ -61,7 +64,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zygote(data: Path) -> Iterator[Zygote]:
-    process = Zygote(data)
+    process = Zygote(data, (SPEC.name,))
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def pair(data: Path) -> Iterator[Zygote]:
+    """Two teachers in one pass over the data."""
+    process = Zygote(data, (SPEC.name, TEXT_SPEC.name))
     yield process
     process.close()
 
@@ -122,6 +133,10 @@ def test_death_before_any_name_is_given_leaves_what_a_rerun_completes(zygote: Zy
 @pytest.mark.parametrize("writers", [1, 2])
 def test_killed_writers_leave_what_a_rerun_completes(zygote: Zygote, tmp_path: Path, writers: int) -> None:
     storm(zygote, tmp_path, writers, kills=30)
+
+
+def test_killed_writers_of_two_teachers_leave_what_a_rerun_completes(pair: Zygote, tmp_path: Path) -> None:
+    storm(pair, tmp_path, 1, kills=15)
 
 
 @pytest.mark.storm

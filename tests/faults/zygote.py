@@ -1,9 +1,10 @@
 """A process that has imported everything, and forks one run of precompute for every line that it reads.
 
-So a run starts within milliseconds, and a storm of kills takes seconds. The teacher is the tiny one; everything else is
+So a run starts within milliseconds, and a storm of kills takes seconds. The teachers are tiny ones; everything else is
 what `embedkd precompute` runs. Nothing waits for the disk: a killed process loses nothing that the kernel has.
 
-Lines in: {"start": {"data": ..., "out": ..., "die_at": ...}} -> its process id; {"wait": id} -> its exit code, negative
+Lines in: {"start": {"data": ..., "out": ..., "teachers": [...], "die_at": ...}} -> its process id; {"wait": id} -> its
+exit code, negative
 for a signal. A child dies by SIGKILL before it gives its ``die_at``-th name to a folder or file; 0 lets it live.
 """
 
@@ -21,12 +22,20 @@ import embedkd.teachers
 from embedkd.config import Config, DataConfig, PrecomputeConfig
 from embedkd.precompute import precompute
 from embedkd.teachers import LoadOptions
-from tests.tiny import SPEC, TinyTeacher
+from tests.tiny import TEXT_SPEC, TextTeacher, TinyTeacher
 
 
-def run(data: str, out: str) -> None:
+def run(data: str, out: str, teachers: list[str]) -> None:
     """One precompute, from the question what is there to the class means."""
-    settings = PrecomputeConfig(teacher=SPEC.name, out=out, batch_size=3, threads=1, decode_threads=2, device="cpu")
+    settings = PrecomputeConfig(
+        teachers=tuple(teachers),
+        out=out,
+        outputs=("cls", "pooled", "image", "text")[: 2 * len(teachers)],
+        batch_size=3,
+        threads=1,
+        decode_workers=0,
+        device="cpu",
+    )
     precompute(Config(data=DataConfig(shards=data), precompute=settings))
 
 
@@ -70,7 +79,7 @@ def answer(request: dict[str, Any]) -> int:
 
 
 def load_tiny(name: str, options: LoadOptions | None = None) -> TinyTeacher:
-    return TinyTeacher()
+    return TextTeacher() if name == TEXT_SPEC.name else TinyTeacher()
 
 
 def main() -> None:

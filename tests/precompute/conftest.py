@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embedkd.precompute import ShardProcessor
+from embedkd.config import Config, DataConfig, PrecomputeConfig
+from embedkd.precompute import Job, ShardProcessor
 from embedkd.progress import Progress, Silent
 from embedkd.records import DecodePolicy
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage
 from embedkd.store import EmbeddingStore, Pass, PassWriter, create_store
-from tests.tiny import OUTPUTS, SPEC, TinyTeacher, write_shard, write_tar
+from tests.precompute.zoo import ONE, OTHER, Zoo
+from tests.tiny import OUTPUTS, TinyTeacher, write_shard, write_tar
 
 if TYPE_CHECKING:
     from embedkd.storage import Storage
@@ -50,16 +52,17 @@ class Bench:
         store: EmbeddingStore,
         teacher: "Teacher | None" = None,
         *,
-        threads: int = 2,
+        workers: int = 0,
+        outputs: tuple[str, ...] = OUTPUTS,
         max_bad_fraction: float = 1.0,
         progress: Progress | None = None,
     ) -> ShardProcessor:
+        one = teacher or TinyTeacher()
         return ShardProcessor(
             store,
             str(self.data),
-            teacher or TinyTeacher(),
-            PassWriter(store, SPEC, Pass(OUTPUTS, 3, 1, "cpu")),
-            decode_threads=threads,
+            [Job(one, PassWriter(store, one.spec, Pass(outputs, 3, 1, "cpu")))],
+            decode_workers=workers,
             max_bad_fraction=max_bad_fraction,
             progress=progress or Silent(),
         )
@@ -86,3 +89,34 @@ def bench(empty: Bench) -> Bench:
     for name, rows in (("train-0.tar", 7), ("train-1.tar", 5), ("val-0.tar", 4)):
         write_shard(empty.data / name, rows)
     return empty
+
+
+@pytest.fixture
+def zoo(monkeypatch: pytest.MonkeyPatch) -> Zoo:
+    """What every name loads."""
+    made = Zoo()
+    monkeypatch.setattr("embedkd.teachers.load_teacher", made.load)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """16 samples in three shards."""
+    for name, rows in (("train-0.tar", 7), ("train-1.tar", 5), ("val-0.tar", 4)):
+        write_shard(tmp_path / "data" / name, rows)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(tmp_path: Path, folder: Path, zoo: Zoo) -> Config:
+    """Two teachers on 16 samples in three shards."""
+    settings = PrecomputeConfig(
+        teachers=(ONE, OTHER),
+        out=str(tmp_path / "store.zarr"),
+        outputs=("cls", "pooled", "image", "text"),
+        batch_size=3,
+        threads=1,
+        decode_workers=0,
+        device="cpu",
+    )
+    return Config(data=DataConfig(shards=str(folder)), precompute=settings)

@@ -171,12 +171,6 @@ def test_a_shard_of_several_slots(empty: "Bench") -> None:
     assert teacher.batches == [3, 1, 3, 1, 2, 3]  # a batch of 3 never spans two slots
 
 
-def test_the_bytes_do_not_depend_on_decode_threads(bench: "Bench") -> None:
-    stores = [bench.run(threads=threads, name=f"{threads}.zarr") for threads in (1, 4)]
-    first, other = (lasting(Path(store.storage.url)) for store in stores)
-    assert first == other
-
-
 def test_a_finished_slot_is_not_computed_again(bench: "Bench") -> None:
     before = lasting(Path(bench.run().storage.url))
     teacher = TinyTeacher()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,16 @@ from embedkd.errors import Interrupted, StoreError
 from embedkd.precompute import precompute
 from embedkd.progress import Silent
 from embedkd.store import open_store
-from tests.tiny import SPEC, TinyTeacher, lasting, write_shard
+from tests.tiny import OUTPUTS, SPEC, TinyTeacher, lasting, write_shard
 
 Load = Callable[[TinyTeacher | None], None]
 
 
 class Interrupting(TinyTeacher):
-    """Is interrupted at its fourth batch."""
+    """Is interrupted at its fourth batch behind the one that tries the batch size."""
 
     def embed(self, pixels: torch.Tensor, outputs: Sequence[str]) -> dict[str, torch.Tensor]:
-        if len(self.batches) == 3:
+        if len(self.batches) == 4:
             raise KeyboardInterrupt
         return super().embed(pixels, outputs)
 
@@ -70,9 +71,9 @@ def config(tmp_path: Path, data: Path, load: Load) -> Config:
     return into(tmp_path / "store.zarr", data)
 
 
-def into(store: Path, data: Path, outputs: tuple[str, ...] = ()) -> Config:
+def into(store: Path, data: Path, outputs: tuple[str, ...] = OUTPUTS) -> Config:
     settings = PrecomputeConfig(
-        teacher=SPEC.name, out=str(store), outputs=outputs, batch_size=3, threads=1, decode_threads=1, device="cpu"
+        teachers=(SPEC.name,), out=str(store), outputs=outputs, batch_size=3, threads=1, decode_workers=0, device="cpu"
     )
     return Config(data=DataConfig(shards=str(data)), precompute=settings)
 
@@ -80,9 +81,10 @@ def into(store: Path, data: Path, outputs: tuple[str, ...] = ()) -> Config:
 def test_from_shards_to_class_means(config: Config) -> None:
     watch = Watch()
     result = precompute(config, watch)
-    assert (result.rows, result.computed, result.bad) == (16, 16, {})
-    assert (result.outputs, result.teacher_id) == (("cls", "pooled"), SPEC.teacher_id)
-    assert result.class_sets == {"cls": ("n100-seed0",), "pooled": ("n100-seed0",)}
+    (entry,) = result.teachers
+    assert (result.rows, result.computed, entry.computed, entry.bad) == (16, 16, 16, {})
+    assert (entry.outputs, entry.teacher_id, entry.name) == (("cls", "pooled"), SPEC.teacher_id, SPEC.name)
+    assert entry.class_sets == {"cls": ("n100-seed0",), "pooled": ("n100-seed0",)}
     assert watch.steps == [("index", 3, "shards"), ("precompute", 16, "images")]
     assert watch.done == 3 + 16
     view = open_store(result.store).teacher()
@@ -96,7 +98,8 @@ def test_a_finished_store_answers_without_a_teacher(config: Config, load: Load) 
     load(None)
     again = precompute(config)
     assert (again.computed, again.seconds) == (0, 0.0)
-    assert (again.rows, again.class_sets, again.teacher_id) == (first.rows, first.class_sets, first.teacher_id)
+    assert again.rows == first.rows
+    assert again.teachers == tuple(replace(entry, computed=0) for entry in first.teachers)
     assert lasting(Path(first.store)) == before
 
 
@@ -106,7 +109,7 @@ def test_a_finished_store_answers_without_heavy_imports(config: Config, data: Pa
         "import sys\n"
         "from embedkd.config import Config, DataConfig, PrecomputeConfig\n"
         "from embedkd.precompute import precompute\n"
-        f"settings = PrecomputeConfig(teacher={SPEC.name!r}, out={store!r})\n"
+        f"settings = PrecomputeConfig(teachers=({SPEC.name!r},), out={store!r})\n"
         f"result = precompute(Config(data=DataConfig(shards={str(data)!r}), precompute=settings))\n"
         "heavy = {'torch', 'timm', 'transformers', 'webdataset', 'sklearn', 'zarr'} & set(sys.modules)\n"
         "print(result.computed, sorted(heavy))"
@@ -134,7 +137,7 @@ def test_outputs_that_are_added_leave_the_others_as_they_are(config: Config, dat
     precompute(into(store, data, ("pooled",)))
     before = lasting(store)
     result = precompute(into(store, data, ("cls",)))
-    assert (result.outputs, result.computed) == (("cls",), 16)
+    assert (result.teachers[0].outputs, result.computed) == (("cls",), 16)
     assert before.items() <= lasting(store).items()
     assert precompute(config).computed == 0
 
@@ -157,6 +160,6 @@ def test_without_labels_there_are_no_class_means(config: Config, data: Path) -> 
         write_shard(path, 3, labels=False)
     watch = Watch()
     result = precompute(config, watch)
-    assert result.class_sets == {"cls": (), "pooled": ()}
-    assert "no class means of cls: no training sample has a label" in watch.lines
+    assert result.teachers[0].class_sets == {"cls": (), "pooled": ()}
+    assert "no class means of cls: no training sample has a label and an embedding" in watch.lines
     assert precompute(config).computed == 0

@@ -106,7 +106,7 @@ def test_ulps_counts_across_zero() -> None:
 def test_a_finished_store_is_found_and_another_output_is_not(config: Config) -> None:
     found = find_finished(config)
     assert found is not None
-    assert (found.rows, found.computed, found.outputs) == (ROWS, 0, ("pooled", "logits"))
+    assert (found.rows, found.computed, found.teachers[0].outputs) == (ROWS, 0, ("pooled", "logits"))
     assert precompute(config) == found
 
 
@@ -117,10 +117,10 @@ def test_outputs_can_be_added_by_a_second_pass(shards: Path, tmp_path: Path) -> 
         "precompute.batch_size": BATCH,
     }
     first = precompute(load_config(values={**places, "precompute.outputs": ["pooled"]}))
-    assert first.outputs == ("pooled",)
+    assert first.teachers[0].outputs == ("pooled",)
     both = precompute(load_config(values=places))
     view = open_store(tmp_path / "store.zarr").teacher()
-    assert both.outputs == ("pooled", "logits")
+    assert both.teachers[0].outputs == ("pooled", "logits")
     assert len(view.passes) == 2
     assert not view.holes("logits")
 
