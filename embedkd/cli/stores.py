@@ -98,7 +98,18 @@ def _print_result(result: "PrecomputeResult") -> None:
             reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in entry.bad.items())
             typer.echo(f"  rows without an embedding: {reasons}")
     if result.computed:
-        typer.echo(f"next: embedkd train --targets {result.store} --student vit-tiny")
+        typer.echo(f"next: embedkd train --targets {result.store}{_flags(result)} --student vit-tiny")
+
+
+def _flags(result: "PrecomputeResult") -> str:
+    """What train must be told about this store."""
+    from embedkd.store import open_store
+
+    first = result.teachers[0]
+    several = len(open_store(result.store).teacher_ids) > 1
+    return (f" --teacher {first.teacher_id}" if several else "") + (
+        " --allow-random-teacher" if first.random_weights else ""
+    )
 
 
 def average_command(

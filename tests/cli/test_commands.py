@@ -109,6 +109,7 @@ def test_random_weights_are_told_wherever_their_rows_are(embedkd: Command, shard
     assert "loading packaged:efficientnet-lite0 with random weights (seed 3)" in err
     assert "36 of 36 rows computed" in out
     assert "random weights: rows for dry runs" in out
+    assert f"next: embedkd train --targets {tmp_path / 's.zarr'} --allow-random-teacher --student" in out
     again = json.loads(embedkd(*arguments, "--weights", "random", "--set", "precompute.seed=3", "--json")[1])
     (entry,) = again["teachers"]
     assert (again["computed"], entry["computed"], entry["random_weights"]) == (0, 0, True)
