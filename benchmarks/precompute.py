@@ -113,7 +113,7 @@ class Comparison:
         """Tar to commit, the teacher already loaded; starting decode workers is part of it."""
         with tempfile.TemporaryDirectory() as folder:
             storage = LocalStorage(Path(folder) / "store.zarr")
-            root = remembered_root(self._listing.root, Path(storage.url))
+            root = remembered_root(self._listing.root, storage.url)
             store = create_store(storage, self._shards, root=root, classes=None, policy=DecodePolicy())
             plan = Pass(self._outputs, self._batch_size, self._cores, "benchmark")
             job = Job(self._teacher, PassWriter(store, self._teacher.spec, plan))
@@ -165,7 +165,9 @@ class ClipRetrieval:
         script = Path(__file__).with_name("clip_retrieval_run.py")
         with tempfile.TemporaryDirectory() as out:
             command = [str(self._python), str(script), *self._arguments, out, *self._numbers]
-            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            # Its libraries ask the hub and a tracking service for things that this needs none of, and wait for answers.
+            quiet = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+            ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quiet)
         if ran.returncode:
             raise SystemExit(f"clip-retrieval failed:\n{ran.stderr[-2000:]}")
         line = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("rate "))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# What a store remembers of data that no path leads to from where it lies, as from a bucket to a disk.
+ELSEWHERE = "data:elsewhere"
 LAYERED_OUTPUTS = ("cls", "patch_mean")
 _LAYER = re.compile(r"0|-?[1-9][0-9]{0,2}")
 

@@ -12,6 +12,7 @@ from embedkd import __version__
 from embedkd.cli.data import pack_command
 from embedkd.cli.demo import demo_command
 from embedkd.cli.runs import evaluate_command, report_command, train_command
+from embedkd.cli.store_operations import register
 from embedkd.cli.stores import average_command, precompute_command, store_app
 from embedkd.cli.tables import losses_command, students_command
 from embedkd.cli.teachers import teachers_command
@@ -58,6 +59,7 @@ app.command("teachers")(teachers_command)
 app.command("students")(students_command)
 app.command("losses")(losses_command)
 store_app.command("verify")(verify_command)
+register(store_app)
 app.add_typer(store_app, name="store")
 
 

@@ -54,12 +54,15 @@ def verify_command(
             )
             report["live"] = [{**asdict(check), "passed": check.passed} for check in checks]
         found.append(report)
+    problems = _compare_digests(opened)
     if as_json:
-        print_json({"store": opened.storage.url, "teachers": found})
+        print_json({"store": opened.storage.url, "teachers": found, "problems": problems})
     else:
         for report in found:
             _show(report)
-    _refuse(opened, found)
+        for problem in problems:
+            typer.echo(problem)
+    _refuse(opened, found, problems)
 
 
 def _read_all(store: "EmbeddingStore", teacher_id: str) -> dict[str, Any]:
@@ -75,6 +78,19 @@ def _read_all(store: "EmbeddingStore", teacher_id: str) -> dict[str, Any]:
             watch.end()
     problems = [f"{check.output}, {problem}" for check in checks for problem in check.problems]
     return {"id": teacher_id, "outputs": [asdict(check) for check in checks], "problems": problems, "live": []}
+
+
+def _compare_digests(store: "EmbeddingStore") -> list[str]:
+    from embedkd.store import check_objects
+
+    watch = watcher()
+    watch.begin(
+        "compare digests", sum(len(store.teacher(i).passes) for i in store.teacher_ids) * len(store.slots), "slots"
+    )
+    try:
+        return list(check_objects(store, lambda: watch.advance(1)))
+    finally:
+        watch.end()
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -95,9 +111,9 @@ def _show(report: dict[str, Any]) -> None:
         print_rows(("output", "rows", "mean cosine", "least cosine", "max error"), rows)
 
 
-def _refuse(store: "EmbeddingStore", found: list[dict[str, Any]]) -> None:
+def _refuse(store: "EmbeddingStore", found: list[dict[str, Any]], problems: list[str]) -> None:
     """End with an error where something is wrong."""
-    broken = sum(len(report["problems"]) for report in found)
+    broken = len(problems) + sum(len(report["problems"]) for report in found)
     if broken:
         raise IntegrityError(f"{store.storage.url} has {broken} problems; restore what is named, or compute it again")
     for report in found:

@@ -10,7 +10,7 @@ from embedkd.join.order import MAX_LANES
 from embedkd.join.slots import SlotReader, SlotTargets
 from embedkd.records import DecodePolicy, Shard, Split
 from embedkd.sources.shards import shard_path
-from embedkd.store import Slot, TeacherView, open_store
+from embedkd.store import Slot, SlotCounts, TeacherView, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +92,8 @@ def stored_samples(
     """
     slots = tuple(slot for slot in view.store.slots if slot.shard.split == split)
     left_out: dict[str, int] = {}
-    counts = [_usable(view, slot, tuple(outputs), labels_needed, left_out) for slot in slots]
+    counted = [view.counts(output) for output in (tuple(outputs) or view.outputs[:1])]
+    counts = [_usable(view, slot, tuple(outputs), counted, left_out, labels_needed=labels_needed) for slot in slots]
     if left_out and not allow_partial:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         raise JoinError(
@@ -133,21 +134,25 @@ def _path_of(root: str, shard: Shard) -> "Path":
 
 
 def _usable(
-    view: TeacherView, slot: Slot, outputs: tuple[str, ...], labels_needed: bool, left_out: dict[str, int]
+    view: TeacherView,
+    slot: Slot,
+    outputs: tuple[str, ...],
+    counted: Sequence[SlotCounts],
+    left_out: dict[str, int],
+    *,
+    labels_needed: bool,
 ) -> int:
-    """Usable samples of a slot; reads nothing but commits where they say that all are."""
-    commits = [view.commit(slot, output) for output in outputs or view.outputs[:1]]
-    known = [commit for commit in commits if commit is not None]
-    if len(known) < len(commits):
+    """Usable samples of a slot; reads no rows where the counts of its commits say how many there are."""
+    at = slot.index
+    if not all(counts.committed[at] for counts in counted):
         left_out["not precomputed"] = left_out.get("not precomputed", 0) + slot.rows
         return 0
-    complete = all(
-        commit.ok[output] == slot.rows for output, commit in zip(outputs or view.outputs, known, strict=False)
-    )
-    labelled = all(commit.labelled == slot.rows for commit in known)
-    if complete and (labelled or not labels_needed):
-        return slot.rows
-    usable = len(SlotTargets.read(view, slot, outputs, labels_needed=labels_needed).ordinals)
+    partial = [int(counts.ok[at]) for counts in counted if counts.ok[at] != slot.rows]
+    labelled = not labels_needed or all(counts.labelled[at] == slot.rows for counts in counted)
+    if labelled and len(partial) <= 1:  # of several outputs, other samples may be missing in each
+        usable = partial[0] if partial else slot.rows
+    else:
+        usable = len(SlotTargets.read(view, slot, outputs, labels_needed=labels_needed).ordinals)
     if usable < slot.rows:
         reason = "without an embedding or a label" if labels_needed else "without an embedding"
         left_out[reason] = left_out.get(reason, 0) + slot.rows - usable

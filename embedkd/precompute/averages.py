@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from embedkd.store import ClassSet, TeacherView, average, default_name, set_names, write_class_set
 
 if TYPE_CHECKING:
@@ -33,13 +35,14 @@ def add_class_set(
 
 def _labelled(view: TeacherView, output: str) -> int:
     """Number of samples in the training split that can have both a label and an embedding."""
-    commits = [view.commit(slot, output) for slot in view.store.slots if slot.shard.split == "train"]
-    return sum(min(commit.labelled, commit.ok[output]) for commit in commits if commit is not None)
+    counts = view.counts(output)
+    train = [slot.index for slot in view.store.slots if slot.shard.split == "train"]
+    return int(np.minimum(counts.labelled, counts.ok)[train].sum())
 
 
 def class_sets_done(view: TeacherView, outputs: tuple[str, ...], config: "AverageConfig") -> bool:
     """Whether every output has the default class set, or there is nothing to average."""
-    name = default_name(config.per_class, config.seed)
+    name = default_name(config.per_class, config.seed, view.store.manifest.generation)
     return all(name in set_names(view, output) or not _labelled(view, output) for output in outputs)
 
 

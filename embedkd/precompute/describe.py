@@ -48,12 +48,12 @@ def _teacher(store: EmbeddingStore, teacher_id: str) -> dict[str, Any]:
 
 def _output(view: TeacherView, name: str) -> dict[str, Any]:
     spec = view.spec.output(name)
-    commits = [commit for slot in view.store.slots if (commit := view.commit(slot, name)) is not None]
+    counts = view.counts(name)
     return {
         "name": name,
         "dim": spec.dim if spec is not None else None,
         "dtype": spec.dtype if spec is not None else None,
-        "committed": len(commits),
-        "usable": sum(commit.ok[name] for commit in commits),
+        "committed": int(counts.committed.sum()),
+        "usable": int(counts.ok.sum()),
         "class_sets": set_names(view, name),
     }

@@ -1,14 +1,13 @@
 """A store for the shards at hand: the one that is there, if it was made from them, or a new one."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedkd.errors import ShardError, StoreError
 from embedkd.records import DecodePolicy, Shard
 from embedkd.sources.index import index_shard
 from embedkd.sources.shards import Listing, index_shards, list_data, shard_path
-from embedkd.storage import open_storage
+from embedkd.storage import LocalStorage, open_storage
 from embedkd.store import EmbeddingStore, create_store, is_created, open_store, remembered_root
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Opening:
         return self.existing or create_store(
             open_storage(config.precompute.out),
             self.shards,
-            root=remembered_root(self.listing.root, Path(open_storage(config.precompute.out).url)),
+            root=remembered_root(self.listing.root, open_storage(config.precompute.out).url),
             classes=self.listing.classes,
             policy=DecodePolicy(),
             capacity=config.precompute.capacity,
@@ -80,22 +79,27 @@ def check_listing(store: EmbeddingStore, listing: Listing) -> None:
     Raises:
         StoreError: They are not the shards that the store was made from.
     """
-    ours = [(shard.url, shard.size_bytes) for shard in store.shards]
-    given = list(zip(listing.names, listing.sizes_bytes, strict=True))
-    odd = next((name for mine, (name, size) in zip(ours, given, strict=False) if mine != (name, size)), None)
-    if odd is None and len(ours) == len(given):
+    ours = {shard.url: shard.size_bytes for shard in store.shards}
+    given = dict(zip(listing.names, listing.sizes_bytes, strict=True))
+    odd = next((url for url, size in ours.items() if given.get(url) != size), None)
+    if odd is None:
         indexed = {shard.url: shard.blake2b for shard in listing.indexed}
         odd = next((s.url for s in store.shards if not _is_same(store, s, listing.root, indexed.get(s.url))), None)
-    elif odd is None:
-        odd = f"{len(given)} shards where it has {len(ours)}"
     if odd is not None:
         raise StoreError(f"{store.storage.url} was made from other shards ({odd}); use another --out")
+    if len(given) > len(ours):
+        raise StoreError(
+            f"{store.storage.url} was made from other shards ({len(given)} shards where it has {len(ours)}: "
+            "embedkd store append adds the new ones); use another --out"
+        )
 
 
 def _is_same(store: EmbeddingStore, shard: Shard, root: str, blake2b: str | None) -> bool:
     path = shard_path(root, shard.url)
-    if blake2b is None and path.resolve() == shard_path(store.data_root, shard.url).resolve():
-        manifest = Path(store.storage.url) / "manifest" / "0.json"
-        if manifest.is_file() and path.stat().st_mtime < manifest.stat().st_mtime:
+    storage = store.storage
+    if blake2b is None and isinstance(storage, LocalStorage):
+        manifest = storage.path("manifest/0.json")
+        remembered = shard_path(store.data_root, shard.url).resolve()
+        if path.resolve() == remembered and path.stat().st_mtime < manifest.stat().st_mtime:
             return True
     return (blake2b or index_shard(path, shard.url).blake2b) == shard.blake2b

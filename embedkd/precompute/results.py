@@ -145,11 +145,8 @@ def _has_prompts(view: TeacherView, prompts: str) -> bool:
 def describe_teacher(view: TeacherView, outputs: tuple[str, ...], *, computed: int) -> TeacherResult:
     """One teacher's entry, read from the store."""
     bad: Counter[str] = Counter()
-    for slot in view.store.slots:
-        for output in outputs:
-            commit = view.commit(slot, output)
-            if commit is not None:
-                bad.update(commit.bad[output])
+    for output in outputs:
+        bad.update({reason: int(n) for reason, column in view.counts(output).bad.items() if (n := column.sum())})
     shown = outputs if TEXT in outputs or not set_names(view, TEXT) else (*outputs, TEXT)
     return TeacherResult(
         teacher_id=view.teacher_id,

@@ -1,8 +1,8 @@
 """JPEG bytes to pixels by libjpeg-turbo directly: the very pixels that Pillow gives, sooner.
 
 Pillow decodes by the same library a strip at a time; here it writes the whole image at once. Only what both are known
-to agree on is decoded (grey and three colours, no warnings of the decoder); everything else is left to Pillow, and so is
-the verdict on damaged bytes. `benchmarks/decoding.py` measures the difference, the tests compare the pixels.
+to agree on is decoded (grey and three colours, no warnings of the decoder); everything else is left to Pillow, and so
+is the verdict on damaged bytes. `benchmarks/decoding.py` measures the difference, the tests compare the pixels.
 """
 
 from typing import TYPE_CHECKING

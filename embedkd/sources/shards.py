@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import ShardError, UnknownNameError
-from embedkd.records import SPLITS, Shard, Split
+from embedkd.records import ELSEWHERE, SPLITS, Shard, Split
 from embedkd.sources.index import index_shard
 
 if TYPE_CHECKING:
@@ -54,11 +54,14 @@ def root_folder(root: str) -> Path:
     """The folder of a root.
 
     Raises:
+        ShardError: A store remembers that its data lies elsewhere.
         UnknownNameError: A symbolic name that no package carries.
     """
     if not root.startswith(SYMBOLIC):
         return Path(root)
     name = root.removeprefix(SYMBOLIC)
+    if root == ELSEWHERE:
+        raise ShardError("the store does not know where its shards lie from here; name their place with --data")
     if name not in EMBEDDED:
         raise UnknownNameError("embedded data set", root, [SYMBOLIC + known for known in EMBEDDED])
     package = Path(str(resources.files("embedkd")))

@@ -10,7 +10,7 @@ import stat
 import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from embedkd.errors import StorageError
 
@@ -22,20 +22,27 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 _NAMES_OF_FILES = Path("/proc/self/fd")
 
 
-def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
-    """All bytes of a regular file, or the first ``limit_bytes + 1`` of a longer one.
+@contextmanager
+def open_regular(path: Path) -> "Iterator[tuple[BinaryIO, int]]":
+    """A regular file, open for reading, and its size in bytes.
 
     A folder that came from a stranger may hold a pipe, which would block for ever, or a link to a device without end.
 
     Raises:
         StorageError: It is no regular file.
-        OSError: It cannot be opened or read.
+        OSError: It cannot be opened.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
             raise StorageError(f"cannot read {path}: it is no regular file")
-        return file.read(facts.st_size if limit_bytes is None else min(facts.st_size, limit_bytes + 1))
+        yield file, facts.st_size
+
+
+def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
+    """All bytes of a regular file, or the first ``limit_bytes + 1`` of a longer one; raises as `open_regular`."""
+    with open_regular(path) as (file, size):
+        return file.read(size if limit_bytes is None else min(size, limit_bytes + 1))
 
 
 def write_atomic(path: Path, data: bytes) -> None:

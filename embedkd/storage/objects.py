@@ -5,20 +5,27 @@ A killed process leaves nothing behind, and a stalled one that wakes up can chan
 
 import os
 import stat
-from pathlib import Path, PurePosixPath
-from typing import Protocol
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Protocol
 
 from embedkd.errors import ObjectExistsError, ObjectMissingError, StorageError
 from embedkd.storage.files import (
     is_temporary,
     make_folder,
+    open_regular,
     read_regular,
     sync_folder,
     unnamed_file,
     write_all,
+    write_atomic,
     write_error,
 )
+from embedkd.storage.keys import check_range, key_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
 
 
 class Storage(Protocol):
@@ -48,16 +55,54 @@ class Storage(Protocol):
         Raises:
             ObjectExistsError: The key is taken; nothing was changed.
             StorageError: The bytes could not be written. There is no object, unless only the last step failed, which
-                makes its name durable: then it is whole.
+                makes its name durable, or a server's answer was lost: then it is whole.
+        """
+        ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """``length`` bytes from byte ``start`` on; fewer, or none, where the object ends before. Raises as `get`."""
+        ...
+
+    def stream(self, key: str, start: int = 0) -> "Iterator[bytes]":
+        """The bytes from ``start`` to the end in chunks of any size; raises as `get`, when it is iterated over."""
+        ...
+
+    def size(self, key: str) -> int:
+        """Length of one object in bytes; raises as `get`."""
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Put one object, durably, whole or not at all, over one that may be there.
+
+        Only for what is no target and no commit: two writers that do this at once overwrite each other.
+
+        Raises:
+            StorageError: The bytes could not be written; what was there is there.
+        """
+        ...
+
+    def remove(self, key: str) -> None:
+        """Remove one object; one that is not there is as good.
+
+        Raises:
+            StorageError: It could not be removed.
         """
         ...
 
     def exists(self, key: str) -> bool:
-        """Whether the object is there."""
+        """Whether the object is there.
+
+        Raises:
+            StorageError: Nobody can tell.
+        """
         ...
 
     def list_names(self, prefix: str) -> list[str]:
-        """Sorted names directly below a prefix: objects and sub-prefixes; empty where the prefix does not exist."""
+        """Sorted names directly below a prefix: objects and sub-prefixes; empty where the prefix does not exist.
+
+        Raises:
+            StorageError: It cannot be listed.
+        """
         ...
 
 
@@ -68,7 +113,7 @@ class LocalStorage:
         root: The folder; it is created by the first `put_new`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: "Path") -> None:
         self.root = root
 
     @property
@@ -76,26 +121,57 @@ class LocalStorage:
         """The folder as it was given."""
         return str(self.root)
 
-    def path(self, key: str) -> Path:
+    def path(self, key: str) -> "Path":
         """The file of a key.
 
         Raises:
             StorageError: The key would leave the root.
         """
-        parts = PurePosixPath(key).parts
-        if not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key:
-            raise StorageError(f"expected a key below {self.root}, got {key!r}")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*key_parts(key, self.url))
 
     def get(self, key: str, *, limit_bytes: int | None = None) -> bytes:
         """See `Storage.get`."""
         path = self.path(key)
         try:
             return read_regular(path, limit_bytes)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ObjectMissingError(f"{self.root} has no object {key}") from error
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise self._read_error(key, error) from error
+
+    def _read_error(self, key: str, error: OSError) -> StorageError:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return ObjectMissingError(f"{self.root} has no object {key}")
+        return StorageError(f"cannot read {self.path(key)}: {error.strerror}")
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """See `Storage.get_range`."""
+        check_range(start, length)
+        path = self.path(key)
+        try:
+            with open_regular(path) as (file, size):
+                file.seek(start)
+                return file.read(min(length, max(size - start, 0)))
+        except OSError as error:
+            raise self._read_error(key, error) from error
+
+    def stream(self, key: str, start: int = 0) -> "Iterator[bytes]":
+        """See `Storage.stream`."""
+        path = self.path(key)
+        try:
+            with open_regular(path) as (file, _):
+                file.seek(start)
+                while chunk := file.read(_CHUNK_BYTES):
+                    yield chunk
+        except OSError as error:
+            raise self._read_error(key, error) from error
+
+    def size(self, key: str) -> int:
+        """See `Storage.size`."""
+        path = self.path(key)
+        try:
+            with open_regular(path) as (_, size):
+                return size
+        except OSError as error:
+            raise self._read_error(key, error) from error
 
     def put_new(self, key: str, data: bytes) -> None:
         """See `Storage.put_new`."""
@@ -109,6 +185,21 @@ class LocalStorage:
         sync_folder(path.parent)
         if not created:
             raise ObjectExistsError(f"{path} exists already")
+
+    def replace(self, key: str, data: bytes) -> None:
+        """See `Storage.replace`."""
+        write_atomic(self.path(key), data)
+
+    def remove(self, key: str) -> None:
+        """See `Storage.remove`."""
+        path = self.path(key)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise StorageError(f"cannot remove {path}: {error.strerror}") from error
+        sync_folder(path.parent)
 
     def exists(self, key: str) -> bool:
         """See `Storage.exists`."""
@@ -131,7 +222,7 @@ class LocalStorage:
             raise StorageError(f"cannot list {folder}: {error.strerror}") from error
 
 
-def _create(path: Path, data: bytes) -> bool:
+def _create(path: "Path", data: bytes) -> bool:
     """Make one file, or say that there is one."""
     with unnamed_file(path) as (handle, name_it):
         write_all(handle, data)
@@ -141,17 +232,3 @@ def _create(path: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
     return True
-
-
-def open_storage(url: str) -> Storage:
-    """The storage behind a path or URL.
-
-    Raises:
-        StorageError: The URL has a scheme that cannot be opened.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return LocalStorage(Path(url))
-    if scheme == "file" and rest.startswith("/"):
-        return LocalStorage(Path(unquote(rest)))
-    raise StorageError(f"expected a local path, got {url}; copy the data to a local disk and name it there")

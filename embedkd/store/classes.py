@@ -104,14 +104,20 @@ def set_names(view: "TeacherView", output: str) -> list[str]:
 def read_class_set(view: "TeacherView", name: str | None, output: OutputSpec) -> ClassSet:
     """Read one class set, every array checked by length, trailer and BLAKE2b.
 
+    Args:
+        view: The teacher's part of the store.
+        name: The set; None for the only one, or the only one since shards were last appended.
+        output: The output.
+
     Raises:
         UnknownNameError: No set, or several, are called so.
         IntegrityError: The set was begun and not finished, or an array is not the one that was written.
         FormatError: The set's numbers are outside what the format allows.
     """
     begun = _begun(view, output.name)
-    if name is None and len(begun) == 1:
-        name = begun[0]
+    if name is None:
+        recent = begun if len(begun) == 1 else [one for one in begun if not _is_older(view, one, output.name)]
+        name = recent[0] if len(recent) == 1 else None
     if name is None or name not in begun:
         raise UnknownNameError(f"class set of {output.name}", name or "(none named)", begun)
     for folder in _groups(view, name):
@@ -165,6 +171,15 @@ def _begun(view: "TeacherView", output: str) -> list[str]:
     storage = view.store.storage
     names = [name for name in storage.list_names(f"{teacher_folder(view.teacher_id)}/classes") if is_set_name(name)]
     return [name for name in names if storage.list_names(class_folder(view.teacher_id, name, output))]
+
+
+def _is_older(view: "TeacherView", name: str, output: str) -> bool:
+    """Whether a finished set was made before shards were appended."""
+    key = f"{class_folder(view.teacher_id, name, output)}/{ROOT}"
+    if not view.store.storage.exists(key):
+        return False
+    facts = unseal_group(fetch(view.store.storage, key), key)
+    return facts.number("generation") < view.store.manifest.generation
 
 
 def _groups(view: "TeacherView", name: str) -> tuple[str, str]:

@@ -1,12 +1,12 @@
 """Creating a store: its root group, and the manifest as the last write."""
 
-import os
 import uuid
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedkd.errors import StoreError
+from embedkd.records import ELSEWHERE
+from embedkd.storage.places import relative_place
 from embedkd.store.access import put_or_keep
 from embedkd.store.documents import Fields, seal, seal_group
 from embedkd.store.manifest import FOLDER, SYMBOLIC, Manifest, fitting_capacity, slots_of
@@ -70,11 +70,13 @@ def is_created(storage: "Storage") -> bool:
     return storage.exists(f"{FOLDER}/0.json")
 
 
-def remembered_root(root: str, store: Path) -> str:
-    """A data root as a manifest remembers it: symbolic, or relative to the store's own folder."""
-    if root.startswith(SYMBOLIC):
-        return root
-    return Path(os.path.relpath(Path(root).resolve(), store.resolve())).as_posix()
+def remembered_root(root: str, store: str) -> str:
+    """A data root as a manifest remembers it: symbolic, or relative to the store itself.
+
+    Where no way leads from the store to the data, as from a bucket to a disk, `ELSEWHERE` is remembered: such a store
+    is used with ``--data``.
+    """
+    return root if root.startswith(SYMBOLIC) else relative_place(root, store) or ELSEWHERE
 
 
 def _checked_manifest(

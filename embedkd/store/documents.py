@@ -4,16 +4,19 @@ A digest finds what fell over or was edited by hand. It is no signature: whoever
 every field is read through `Fields`, which believes no type and no size.
 """
 
+import binascii
 import json
 import re
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from embedkd.errors import FormatError, IntegrityError
 from embedkd.records import blake2b_hex, canonical_json
 from embedkd.store.schema import FORMAT, NAMESPACE, group_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from numpy.typing import NDArray
 
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_DOCUMENT_BYTES = 4 << 20
@@ -43,10 +46,9 @@ def unseal(data: bytes, where: str) -> "Fields":
     """
     document = _parse(data, where)
     _check_format(document, where)
-    content = _without(document, DIGEST)
-    if not _is_sealed(data, content, seal):
+    if not _is_sealed(data, document, document.get(DIGEST)):
         raise IntegrityError(f"{where} was changed after it was written (its digest does not fit); restore it")
-    return Fields(content, where)
+    return Fields(_without(document, DIGEST), where, document[DIGEST])
 
 
 def seal_group(attributes: dict[str, Any]) -> bytes:
@@ -68,9 +70,9 @@ def unseal_group(data: bytes, where: str) -> "Fields":
         raise FormatError(f"{where} has no '{NAMESPACE}' attributes; expected an embedding store made by embedkd")
     _check_format(ours, where)
     content = _without(ours, DIGEST)
-    if not _is_sealed(data, content, seal_group):
+    if not _is_sealed_group(data, content):
         raise IntegrityError(f"{where} was changed after it was written (its digest does not fit); restore it")
-    return Fields(content, where)
+    return Fields(content, where, ours[DIGEST])
 
 
 class Fields:
@@ -81,10 +83,12 @@ class Fields:
     Args:
         content: The object.
         where: What it is, for messages.
+        own_digest: The digest that a sealed document was found to have; empty for what is no whole document.
     """
 
-    def __init__(self, content: object, where: str) -> None:
+    def __init__(self, content: object, where: str, own_digest: str = "") -> None:
         self.where = where
+        self.own_digest = own_digest
         if not isinstance(content, dict):
             raise self._unexpected("a JSON object", content)
         self.content: dict[str, Any] = content
@@ -119,9 +123,36 @@ class Fields:
         """A list of whole numbers from 0."""
         return tuple(self._number(name, value, 0, high) for value in self._list(name, limit))
 
+    def packed(self, name: str, dtype: str, rows: int | None = None, width: int = 1) -> "NDArray[Any]":
+        """A column of numbers, as `pack` writes it: [rows], or [rows, width] where ``width`` is not 1.
+
+        Args:
+            name: The member.
+            dtype: Of the numbers.
+            rows: How many there must be; None for any number.
+            width: Numbers a row.
+        """
+        value, row_bytes = self._take(name), np.dtype(dtype).itemsize * width
+        try:
+            data = binascii.a2b_base64(value, strict_mode=True)
+        except (ValueError, TypeError) as error:
+            raise self._unexpected(f"{name} to be base64", value) from error
+        if len(data) % row_bytes or (rows is not None and len(data) != rows * row_bytes):
+            raise self._unexpected(f"{name} to be base64 of {rows or 'some'} times {row_bytes} bytes", value)
+        column = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
+        return column if width == 1 else column.reshape(-1, width)
+
     def objects(self, name: str, limit: int) -> "list[Fields]":
         """A list of JSON objects."""
         return [Fields(value, f"{self.where}, {name} {i}") for i, value in enumerate(self._list(name, limit))]
+
+    def members(self, name: str, limit: int) -> list[dict[str, Any]]:
+        """The same without the means to take members one by one: for lists too long for that."""
+        values = self._list(name, limit)
+        odd = next((value for value in values if not isinstance(value, dict)), None)
+        if odd is not None:
+            raise self._unexpected(f"{name} to be a list of JSON objects", odd)
+        return values
 
     def member(self, name: str) -> "Fields":
         """A JSON object."""
@@ -180,9 +211,33 @@ def _without(document: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key != name}
 
 
-def _is_sealed(data: bytes, content: dict[str, Any], sealed_by: "Callable[[dict[str, Any]], bytes]") -> bool:
+def pack(column: "NDArray[Any]") -> str:
+    """A column of numbers as base64 of its bytes, little-endian; `Fields.packed` is the inverse."""
+    data = np.ascontiguousarray(column, column.dtype.newbyteorder("<"))
+    return binascii.b2a_base64(data.view(np.uint8).data, newline=False).decode()
+
+
+def _is_sealed(data: bytes, document: dict[str, Any], found: object) -> bool:
+    """Whether the bytes are canonical and, without the digest, have that digest.
+
+    A document may be long, so it is made canonical once: with its digest. Without it, it is these bytes without the one
+    member; they cannot come twice, as no document holds its own digest elsewhere.
+    """
+    if not isinstance(found, str) or not _HEX_DIGEST.fullmatch(found) or not _says(data, document):
+        return False
+    return blake2b_hex(data.replace(f'"{DIGEST}":"{found}",'.encode(), b"", 1)) == found
+
+
+def _is_sealed_group(data: bytes, content: dict[str, Any]) -> bool:
     """Whether sealing this content gives these bytes; what JSON cannot say (NaN, half a surrogate) never does."""
     try:
-        return data == sealed_by(content)
+        return data == seal_group(content)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _says(data: bytes, document: dict[str, Any]) -> bool:
+    try:
+        return data == canonical_json(document)
     except (ValueError, RecursionError):
         return False

@@ -84,6 +84,11 @@ def commit_key(teacher_id: str, pass_id: str, slot: int) -> str:
     return f"{pass_folder(teacher_id, pass_id)}/commits/{slot}.json"
 
 
+def is_pass_id(name: str) -> bool:
+    """Whether a Pass could derive this folder name."""
+    return _PASS_ID.fullmatch(name) is not None
+
+
 def read_passes(storage: "Storage", teacher_id: str) -> dict[str, Pass]:
     """All passes of a teacher that were begun, by id.
 
@@ -95,7 +100,7 @@ def read_passes(storage: "Storage", teacher_id: str) -> dict[str, Pass]:
     """
     passes = {}
     for name in storage.list_names(teacher_folder(teacher_id)):
-        if not _PASS_ID.fullmatch(name):
+        if not is_pass_id(name):
             continue
         folder = pass_folder(teacher_id, name)
         key = f"{folder}/pass.json"

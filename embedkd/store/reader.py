@@ -1,14 +1,22 @@
 """Opening a store: what it holds, and which shards it was made from."""
 
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from embedkd.errors import FormatError, HoleError, IntegrityError, ObjectMissingError, StoreError, UnknownNameError
+from embedkd.errors import (
+    FormatError,
+    HoleError,
+    IntegrityError,
+    ListingError,
+    ObjectMissingError,
+    StoreError,
+    UnknownNameError,
+)
 from embedkd.records import DecodePolicy, Shard, blake2b_hex, canonical_json
 from embedkd.storage import Storage, open_storage
-from embedkd.store.documents import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES, unseal, unseal_group
-from embedkd.store.manifest import FOLDER, Manifest, Slot, resolve_root
+from embedkd.store.catalogue import Catalogue, Unlisted, newest_catalogue
+from embedkd.store.documents import MAX_DOCUMENT_BYTES, unseal_group
+from embedkd.store.manifest import FOLDER, Manifest, Slot, generations, read_manifest, resolve_root
 from embedkd.store.schema import MAX_CAPACITY, ROOT, check_capacity, is_teacher_id, teacher_folder
 from embedkd.store.view import TeacherView
 
@@ -16,7 +24,6 @@ if TYPE_CHECKING:
     from embedkd.store.documents import Fields
 
 MAX_PIXELS = 1 << 30
-_MANIFEST_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
 
 
 def open_store(location: "str | Path | Storage") -> "EmbeddingStore":
@@ -31,10 +38,12 @@ def open_store(location: "str | Path | Storage") -> "EmbeddingStore":
     """
     storage = open_storage(str(location)) if isinstance(location, str | Path) else location
     facts = read_root(storage)
-    manifest = _newest_manifest(storage, facts.number("capacity"))
+    catalogue = newest_catalogue(storage, facts.text("store_uuid"))
+    storage, manifest = _newest_manifest(storage, facts.number("capacity"), catalogue)
     if manifest.store != facts.text("store_uuid"):
         raise IntegrityError(f"{storage.url} has the manifest of another store ({manifest.store}); restore its own")
-    return EmbeddingStore(storage, manifest, facts.number("capacity"), policy_of(facts))
+    _check_sealed(catalogue, manifest)
+    return EmbeddingStore(storage, manifest, facts.number("capacity"), policy_of(facts), catalogue)
 
 
 def read_root(storage: Storage) -> "Fields":
@@ -82,13 +91,22 @@ class EmbeddingStore:
         manifest: The newest generation.
         capacity: Rows a slot.
         policy: How images were decoded.
+        catalogue: What was sealed; None where nothing was.
     """
 
-    def __init__(self, storage: Storage, manifest: Manifest, capacity: int, policy: DecodePolicy) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        capacity: int,
+        policy: DecodePolicy,
+        catalogue: Catalogue | None = None,
+    ) -> None:
         self.storage = storage
         self.manifest = manifest
         self.capacity = capacity
         self.policy = policy
+        self.catalogue = catalogue
 
     @property
     def uuid(self) -> str:
@@ -113,7 +131,7 @@ class EmbeddingStore:
     @property
     def data_root(self) -> str:
         """Where the shards lay when the store was made: a folder, or a symbolic name."""
-        return resolve_root(self.manifest.root, Path(self.storage.url))
+        return resolve_root(self.manifest.root, self.storage.url)
 
     @property
     def decode_digest(self) -> str:
@@ -159,24 +177,39 @@ class EmbeddingStore:
                 f"{self.storage.url} was made from {len(ours)} shards, these are {len(shards)}; use another --out"
             )
         for mine, given in zip(ours, shards, strict=True):
-            if _identity(mine) != _identity(given):
+            if shard_identity(mine) != shard_identity(given):
                 raise StoreError(
                     f"{self.storage.url} was made from other shards ({given.url} is not its {mine.url}); "
                     "use another --out"
                 )
 
 
-def _identity(shard: Shard) -> tuple[int, str, int, str]:
+def shard_identity(shard: Shard) -> tuple[int, str, int, str]:
+    """What a shard is, whatever it is called."""
     return shard.size_bytes, shard.blake2b, shard.rows, shard.split
 
 
-def _newest_manifest(storage: Storage, capacity: int) -> Manifest:
-    names = [name for name in storage.list_names(FOLDER) if _MANIFEST_NAME.fullmatch(name)]
-    if not names:
-        raise FormatError(f"{storage.url} has no manifest: its creation was interrupted; run embedkd precompute again")
-    newest = max(int(name.removesuffix(".json")) for name in names)
-    key = f"{FOLDER}/{newest}.json"
-    manifest = Manifest.from_json(unseal(storage.get(key, limit_bytes=MAX_MANIFEST_BYTES), key), capacity)
-    if manifest.generation != newest:
-        raise IntegrityError(f"{key} is generation {manifest.generation}; restore it")
-    return manifest
+def _newest_manifest(storage: Storage, capacity: int, catalogue: Catalogue | None) -> tuple[Storage, Manifest]:
+    """The newest manifest; and the storage, with what was sealed in place of a listing where it cannot list."""
+    try:
+        found = generations(storage)
+    except ListingError:
+        if catalogue is None:
+            raise
+        found, storage = [catalogue.generation], cast("Storage", Unlisted(storage, catalogue))
+    if not found:
+        raise FormatError(f"{storage.url} has no manifest: its creation was interrupted; run the same command again")
+    return storage, read_manifest(storage, found[-1], capacity)
+
+
+def _check_sealed(catalogue: Catalogue | None, manifest: Manifest) -> None:
+    """Compare the newest manifest with what was sealed.
+
+    Raises:
+        IntegrityError: A later one was sealed, or another one.
+    """
+    if catalogue is None or catalogue.generation < manifest.generation - 1:
+        return
+    follows = (catalogue.generation, catalogue.manifest) == (manifest.generation - 1, manifest.previous)
+    if not follows and (catalogue.generation, catalogue.manifest) != (manifest.generation, manifest.digest):
+        raise IntegrityError(f"{FOLDER}/{catalogue.generation}.json is not the one that was sealed; restore it")

@@ -1,7 +1,7 @@
 """Store format 1: names, data types and Zarr metadata. No I/O; docs/store-format.md is the norm this follows."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -69,6 +69,10 @@ class ArraySchema:
     def chunk_key(self, slot: int = 0) -> str:
         """Key of the object that holds one slot's rows (chunks are cut along the first axis alone)."""
         return "/".join([self.path, "c", str(slot), *("0" for _ in self.chunk[1:])])
+
+    def of_slots(self, slots: int, capacity: int) -> "ArraySchema":
+        """The same array of rows for another number of slots."""
+        return replace(self, shape=(slots * capacity, *self.shape[1:]))
 
     def metadata(self) -> bytes:
         """The array's ``zarr.json``, byte for byte."""
@@ -154,7 +158,7 @@ def check_output(output: OutputSpec) -> None:
     Raises:
         FormatError: Its name, width or dtype is outside what the format allows.
     """
-    if not _OUTPUT_NAME.fullmatch(output.name) or _RESERVED_OUTPUT.search(output.name):
+    if not is_output_name(output.name):
         raise FormatError(f"expected an output name such as 'cls' or 'cls@-4', got {output.name!r}")
     if type(output.dim) is not int or not 1 <= output.dim <= MAX_DIM:
         raise FormatError(f"output {output.name}: expected a width of 1 to {MAX_DIM}, got {output.dim!r}")
@@ -175,6 +179,11 @@ def check_capacity(capacity: int) -> None:
 def is_teacher_id(name: str) -> bool:
     """Whether a TeacherSpec could derive this folder name: <model>-<8 hexadecimal digits>."""
     return _TEACHER_ID.fullmatch(name) is not None
+
+
+def is_output_name(name: str) -> bool:
+    """Whether an output can be called so."""
+    return _OUTPUT_NAME.fullmatch(name) is not None and _RESERVED_OUTPUT.search(name) is None
 
 
 def is_set_name(name: str) -> bool:

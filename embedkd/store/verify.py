@@ -1,15 +1,24 @@
-"""Is a store whole? Every committed object is read and compared with what its commit says."""
+"""Is a store whole? Every object is read and compared with what is recorded of it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedkd.errors import EmbedKDError
+from embedkd.errors import EmbedKDError, IntegrityError
 from embedkd.records import RowStatus
+from embedkd.store.access import fetch
 from embedkd.store.classes import set_names
+from embedkd.store.documents import unseal_group
+from embedkd.store.heads import head_names, read_head
+from embedkd.store.inventory import read_object, slot_part
+from embedkd.store.manifest import FOLDER as MANIFESTS
+from embedkd.store.manifest import read_manifest
+from embedkd.store.schema import ROOT, class_folder, teacher_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from embedkd.store.manifest import Slot
+    from embedkd.store.reader import EmbeddingStore
     from embedkd.store.view import TeacherView
 
 MAX_PROBLEMS = 20
@@ -69,3 +78,79 @@ def check_output(view: "TeacherView", output: str, on_slot: "Callable[[], None]"
             problems.append(f"class set {name}: {error}")
     sets = len(names) - sum(problem.startswith("class set") for problem in problems)
     return OutputCheck(output, len(view.store.slots), committed, rows, usable, sets, tuple(problems[:MAX_PROBLEMS]))
+
+
+def check_objects(store: "EmbeddingStore", on_slot: "Callable[[], None]" = lambda: None) -> tuple[str, ...]:
+    """Compare every object with the digest that is recorded of it, and everything that was sealed with its seal.
+
+    `check_output` asks whether rows make sense; this asks whether they are the bytes that were written.
+
+    Args:
+        store: The store.
+        on_slot: Called after each slot of each pass.
+
+    Returns:
+        One line a problem, at most MAX_PROBLEMS.
+    """
+    problems: list[str] = []
+
+    def tell(check: "Callable[[], None]") -> None:
+        try:
+            check()
+        except EmbedKDError as error:
+            problems.append(str(error))
+
+    tell(lambda: _check_generations(store))
+    for teacher_id in store.teacher_ids:
+        view = store.teacher(teacher_id)
+        tell(view.check_structure)
+        tell(lambda view=view: _check_sealed_names(view))  # type: ignore[misc]
+        for name in head_names(view):
+            tell(lambda view=view, name=name: _check_head(view, name))  # type: ignore[misc]
+        for pass_id in view.passes:
+            for slot in store.slots:
+                tell(lambda view=view, pass_id=pass_id, slot=slot: _check_slot(view, pass_id, slot))  # type: ignore[misc]
+                on_slot()
+    return tuple(problems[:MAX_PROBLEMS])
+
+
+def _check_slot(view: "TeacherView", pass_id: str, slot: "Slot") -> None:
+    part = slot_part(view, pass_id, slot)
+    for item in () if part is None else part.objects:
+        read_object(view.store, item)
+
+
+def _check_head(view: "TeacherView", name: str) -> None:
+    read_head(view, name)
+
+
+def _check_generations(store: "EmbeddingStore") -> None:
+    """Every generation of the manifest begins with the one before it."""
+    newest = store.manifest
+    for number in range(newest.generation - 1, -1, -1):
+        before = read_manifest(store.storage, number, store.capacity)
+        same = (before.store, before.root, before.classes) == (newest.store, newest.root, newest.classes)
+        begins = newest.slots[: len(before.slots)] == before.slots
+        if not (same and begins and newest.previous == before.digest):
+            raise IntegrityError(f"{MANIFESTS}/{newest.generation}.json does not go on from generation {number}")
+        newest = before
+
+
+def _check_sealed_names(view: "TeacherView") -> None:
+    """Everything that was sealed of a teacher is there, and is what it was."""
+    store = view.store
+    sealed = None if store.catalogue is None else store.catalogue.teachers.get(view.teacher_id)
+    if sealed is None:
+        return
+    base = teacher_folder(view.teacher_id)
+    groups = {base: sealed.digest} | {f"{base}/heads/{name}": digest for name, digest in sealed.heads.items()}
+    for name, outputs in sealed.classes.items():
+        groups |= {class_folder(view.teacher_id, name, output): digest for output, digest in outputs.items()}
+    for folder, digest in groups.items():
+        key = f"{folder}/{ROOT}"
+        if unseal_group(fetch(store.storage, key), key).own_digest != digest:
+            raise IntegrityError(f"{key} is not the one that was sealed; restore it")
+    for pass_id, facts in sealed.passes.items():
+        if pass_id not in view.passes or view.passes[pass_id].digest != facts.digest:
+            raise IntegrityError(f"{pass_id} of {view.teacher_id} is gone, or not the one that was sealed; restore it")
+        view.log.index(pass_id)

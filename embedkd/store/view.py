@@ -12,8 +12,8 @@ from embedkd.errors import HoleError, IntegrityError, ObjectMissingError, Unknow
 from embedkd.records import RowStatus
 from embedkd.store.classes import read_class_set
 from embedkd.store.commits import Commit, keys_digest
-from embedkd.store.documents import MAX_DOCUMENT_BYTES, unseal
 from embedkd.store.encoding import decode_chunk, finite_rows
+from embedkd.store.log import CommitLog, SlotCounts
 from embedkd.store.passes import commit_key, read_passes
 from embedkd.store.schema import ArraySchema, output_schemas, row_schemas
 from embedkd.store.structure import check_structure, read_spec
@@ -53,6 +53,7 @@ class TeacherView:
     Attributes:
         spec: The teacher.
         passes: All passes by id.
+        log: Their commits.
 
     Raises:
         FormatError: Its metadata is not of format 1.
@@ -64,19 +65,13 @@ class TeacherView:
         self.teacher_id = teacher_id
         self.spec = read_spec(store, teacher_id)
         self.passes = read_passes(store.storage, teacher_id)
-        self._passes_of: dict[str, list[str]] = {}
-        for name, plan in self.passes.items():
-            for output in plan.outputs:
-                self._passes_of.setdefault(output, []).append(name)
-        self._digests = {name: plan.digest for name, plan in self.passes.items()}
-        self._identity = (self.spec.fingerprint, store.decode_digest)
-        self._commits: dict[tuple[str, int], Commit] = {}
+        self.log = CommitLog(store, self.spec, self.passes)
         self._checked = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Outputs that some pass has begun to write, sorted."""
-        return tuple(sorted(self._passes_of))
+        return self.log.outputs
 
     def commit(self, slot: "Slot", output: str) -> Commit | None:
         """The commit that vouches for one slot of one output, or None.
@@ -85,43 +80,21 @@ class TeacherView:
             UnknownNameError: No pass has this output.
             IntegrityError: The commit belongs to another slot, pass, teacher or shard.
         """
-        if output not in self._passes_of:
-            raise UnknownNameError(f"output of {self.spec.name} in {self.store.storage.url}", output, self._passes_of)
-        for name in self._passes_of[output]:
-            found = self._commits.get((name, slot.index)) or self._read_commit(slot, name)
-            if found is not None:
-                return found
-        return None
+        return self.log.commit(slot, output)
 
-    def _read_commit(self, slot: "Slot", name: str) -> Commit | None:
-        key = commit_key(self.teacher_id, name, slot.index)
-        try:
-            data = self.store.storage.get(key, limit_bytes=MAX_DOCUMENT_BYTES)
-        except ObjectMissingError:
-            return None
-        commit = Commit.from_json(unseal(data, key))
-        self._check_commit(commit, slot, name, key)
-        self._commits[name, slot.index] = commit
-        return commit
+    def counts(self, output: str) -> SlotCounts:
+        """What all commits of an output count, a number a slot; fast where the store is sealed.
 
-    def _check_commit(self, commit: Commit, slot: "Slot", name: str, key: str) -> None:
-        fingerprint, decode = self._identity
-        expected = (slot.index, self._digests[name], fingerprint, slot.rows)
-        if (commit.slot, commit.pass_digest, commit.fingerprint, commit.rows) != expected:
-            raise IntegrityError(f"{key} belongs to another slot, pass or teacher; restore it")
-        if (commit.source["bytes"], commit.source["blake2b"]) != (slot.shard.size_bytes, slot.shard.blake2b):
-            raise IntegrityError(f"{key} was made from other bytes than the manifest's {slot.shard.url}")
-        if commit.decode != decode:
-            raise IntegrityError(f"{key} was made with another decode policy than the store's")
-        if set(commit.ok) != set(self.passes[name].outputs):
-            raise IntegrityError(f"{key} does not cover the outputs of its pass")
-        classes = self.store.class_names
-        if classes is not None and commit.max_label >= len(classes):
-            raise IntegrityError(f"{key} has label {commit.max_label}, the manifest names {len(classes)} classes")
+        Raises:
+            UnknownNameError: No pass has this output.
+            IntegrityError: A commit belongs to another slot, pass, teacher or shard.
+        """
+        return self.log.counts(output)
 
     def holes(self, output: str) -> "tuple[Slot, ...]":
         """Slots without a commit."""
-        return tuple(slot for slot in self.store.slots if self.commit(slot, output) is None)
+        committed = self.counts(output).committed.tolist()
+        return tuple(slot for slot, done in zip(self.store.slots, committed, strict=True) if not done)
 
     def read(self, slot: "Slot | int", output: str) -> SlotRead:
         """Rows of one slot, every object checked against the commit: length, trailer, crc32c.

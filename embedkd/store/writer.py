@@ -5,7 +5,7 @@ finds the object there, and takes it if it says the same.
 """
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,9 +27,10 @@ from embedkd.store.schema import (
     shelf_metadata,
     teacher_folder,
 )
+from embedkd.store.structure import check_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -88,7 +89,7 @@ class PassWriter:
         for folder in ("teachers", "rows"):
             self._put_exactly(f"{folder}/{ROOT}", GROUP)
         for schema in (*row_schemas(len(store.slots), store.capacity), *self._schemas()):
-            self._put_exactly(f"{schema.path}/{ROOT}", schema.metadata())
+            put_array(store, schema)
         folder = pass_folder(self._id, wanted.pass_id)
         self._put_exactly(f"{folder}/{ROOT}", shelf_metadata())
         recorded = put_or_keep(self._storage, f"{folder}/pass.json", seal(wanted.to_json()))
@@ -159,6 +160,35 @@ class PassWriter:
         )
         return self._put_commit(commit)
 
+    def adopt(self, slot: "Slot", chunks: "Sequence[bytes]", like: Commit, attempt: "Mapping[str, Any]") -> Commit:
+        """Put a slot as another store holds it, byte for byte, under this store's keys.
+
+        Args:
+            slot: The slot; the other store's has the same samples and the same capacity.
+            chunks: In the order of the other store's commit, each compared with it already.
+            like: The other store's commit, of a pass of the same outputs.
+            attempt: Facts about where it came from, as JSON values.
+
+        Returns:
+            The commit that stands in the store.
+
+        Raises:
+            ConflictError: Another writer put something else.
+        """
+        schemas = [*row_schemas(len(self._store.slots), self._store.capacity), *self._schemas()]
+        objects = [self._put_chunk(schema, slot.index, chunk) for schema, chunk in zip(schemas, chunks, strict=True)]
+        return self._put_commit(
+            replace(
+                like,
+                slot=slot.index,
+                pass_digest=self.plan.digest,
+                decode=self._store.decode_digest,
+                source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
+                objects=tuple(objects),
+                attempt={"id": str(uuid.uuid4()), **attempt},
+            )
+        )
+
     def _check_rows(self, slot: "Slot", rows: SlotRows) -> None:
         """Refuse what a reader would refuse, before anything is written.
 
@@ -211,6 +241,22 @@ class PassWriter:
                 f"{key} names other objects than are there now; remove it and run the same command again"
             )
         return there
+
+
+def put_array(store: "EmbeddingStore", schema: ArraySchema) -> bool:
+    """Put the metadata of an array of rows, or make it longer where it is that of an earlier generation.
+
+    Returns:
+        Whether it was there and shorter.
+
+    Raises:
+        IntegrityError: Something else is there.
+    """
+    key = f"{schema.path}/{ROOT}"
+    short = check_array(store, schema, put_or_keep(store.storage, key, schema.metadata()))
+    if short:
+        store.storage.replace(key, schema.metadata())
+    return short
 
 
 def teacher_attributes(spec: TeacherSpec) -> dict[str, Any]:

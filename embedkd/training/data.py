@@ -98,7 +98,7 @@ def _open_store(config: "Config", terms: "Sequence[Term]", url: str) -> Training
 
 def _class_set(config: "Config", view: "TeacherView", output: str) -> str | None:
     """The set that the config names, else the default one, else the only one."""
-    default = default_name(config.average.per_class, config.average.seed)
+    default = default_name(config.average.per_class, config.average.seed, view.store.manifest.generation)
     return config.train.class_set or (default if default in set_names(view, output) else None)
 
 
@@ -160,8 +160,7 @@ def _dim(view: "TeacherView", output: str) -> int:
 
 def _count_classes(view: "TeacherView", output: str) -> int:
     """One more than the greatest label of the store, where the data names no classes."""
-    commits = [view.commit(slot, output) for slot in view.store.slots]
-    classes = 1 + max((commit.max_label for commit in commits if commit is not None), default=-1)
+    classes = 1 + int(view.counts(output).max_label.max(initial=-1))
     if not classes:
         raise TrainingError(f"{view.store.storage.url} has no labels; a student needs classes")
     return classes

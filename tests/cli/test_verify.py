@@ -30,9 +30,9 @@ def test_a_damaged_object_ends_with_an_error_that_names_it(embedkd: Command, sto
     chunk.write_bytes(chunk.read_bytes()[:-1])
     code, out, err = embedkd("store", "verify", copy, "--live", 3)
     assert code == 1
-    assert "pooled, slot 1: " in out
+    assert "pooled, slot 1: " in out  # its rows, and below its digest
     assert "live" not in out
-    assert err.strip().splitlines()[-1].startswith(f"error: {copy} has 1 problems")
+    assert err.strip().splitlines()[-1].startswith(f"error: {copy} has 2 problems")
 
 
 def test_an_unknown_teacher_is_refused_in_one_line(embedkd: Command, store: Path) -> None:

@@ -14,7 +14,9 @@ from embedkd.config import Config, DataConfig, PrecomputeConfig
 from embedkd.errors import Interrupted, StoreError
 from embedkd.precompute import precompute
 from embedkd.progress import Silent
-from embedkd.store import open_store
+from embedkd.sources.shards import index_shards, list_data
+from embedkd.storage import LocalStorage
+from embedkd.store import append_shards, open_store, seal_store
 from tests.tiny import OUTPUTS, SPEC, TinyTeacher, lasting, write_shard
 
 Load = Callable[[TinyTeacher | None], None]
@@ -163,3 +165,24 @@ def test_without_labels_there_are_no_class_means(config: Config, data: Path) -> 
     assert result.teachers[0].class_sets == {"cls": (), "pooled": ()}
     assert "no class means of cls: no training sample has a label and an embedding" in watch.lines
     assert precompute(config).computed == 0
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_new_shards_are_appended_and_computed(config: Config, data: Path, sealed: bool) -> None:
+    store = Path(precompute(config).store)
+    before = {path: path.read_bytes() for path in store.glob("**/c/**/*") if path.is_file()}
+    if sealed:
+        seal_store(LocalStorage(store))
+    write_shard(data / "a-new-one.tar", 5)  # sorted before the others, and yet behind them in the store
+    with pytest.raises(StoreError, match="embedkd store append adds the new ones"):
+        precompute(config)
+    append_shards(LocalStorage(store), index_shards(list_data(str(data))))
+    result = precompute(config)
+    assert sum(teacher.computed for teacher in result.teachers) == 5
+    view = open_store(store).teacher()
+    assert open_store(store).shards[-1].url == "a-new-one.tar"
+    assert not any(view.holes(output) for output in view.outputs)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert {name for names in result.teachers[0].class_sets.values() for name in names} >= {"n100-seed0-g1"}
+    again = precompute(config)
+    assert sum(teacher.computed for teacher in again.teachers) == 0

@@ -290,6 +290,11 @@ def test_the_embedded_data_set_is_found_by_its_name(tmp_path: Path, monkeypatch:
     assert shard_path("data:clipart", "test-0.tar").is_file()
 
 
+def test_data_that_lies_elsewhere_has_to_be_named() -> None:
+    with pytest.raises(ShardError, match="name their place with --data"):
+        list_data("data:elsewhere")
+
+
 def test_other_symbolic_names_are_unknown() -> None:
     with pytest.raises(UnknownNameError, match=re.escape("did you mean data:clipart?")):
         list_data("data:clip-art")

@@ -129,7 +129,9 @@ def test_remembered_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "data:x").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "data:x")
     monkeypatch.chdir(tmp_path)
-    assert remembered_root("data:clipart", Path("s.zarr")) == "data:clipart"
-    assert remembered_root("data", Path("s.zarr")) == "../data"
-    assert remembered_root("link", Path("s.zarr")) == "../data:x"
-    assert remembered_root(str(tmp_path / "a:b"), tmp_path / "deep/s.zarr") == "../../a:b"
+    assert remembered_root("data:clipart", "s.zarr") == "data:clipart"
+    assert remembered_root("data", "s.zarr") == "../data"
+    assert remembered_root("link", "s.zarr") == "../data:x"
+    assert remembered_root(str(tmp_path / "a:b"), str(tmp_path / "deep/s.zarr")) == "../../a:b"
+    assert remembered_root("s3://b/data", "s3://b/s.zarr") == "../data"
+    assert remembered_root(str(tmp_path), "s3://b/s.zarr") == "data:elsewhere"

@@ -175,11 +175,11 @@ def test_roots_mean_the_same_everywhere(root: str, portable: bool) -> None:
 
 
 def test_resolve_root_follows_the_store(tmp_path: Path) -> None:
-    assert resolve_root("../data", tmp_path / "s.zarr") == str(tmp_path.resolve() / "data")
-    assert resolve_root("data:clipart", tmp_path) == "data:clipart"
+    assert resolve_root("../data", str(tmp_path / "s.zarr")) == str(tmp_path.resolve() / "data")
+    assert resolve_root("data:clipart", str(tmp_path)) == "data:clipart"
     (tmp_path / "far" / "store").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "far" / "store")
-    assert resolve_root("../data", tmp_path / "link") == str(tmp_path.resolve() / "far" / "data")
+    assert resolve_root("../data", str(tmp_path / "link")) == str(tmp_path.resolve() / "far" / "data")
 
 
 def test_a_slot_says_where_it_is() -> None:

@@ -145,7 +145,7 @@ def test_limits_and_names_of_the_page_are_those_of_the_code() -> None:
     assert limits["classes"] == f"2^{schema.MAX_CLASSES.bit_length() - 1}"
     assert limits["bytes of a chunk, uncompressed"] == f"2^{schema.MAX_CHUNK_BYTES.bit_length() - 1}"
     megabytes = [f"{size >> 20} MiB" for size in (documents.MAX_MANIFEST_BYTES, documents.MAX_DOCUMENT_BYTES)]
-    assert limits["manifest / other documents"] == " / ".join(megabytes)
+    assert limits["manifest, sealed index / other documents"] == " / ".join(megabytes)
     assert f"number 1 to 2^{reader.MAX_PIXELS.bit_length() - 1}" in page
     assert f"`{manifest.SYMBOLIC}<name>`" in page
     for pattern in (schema._TEACHER_ID, schema._OUTPUT_NAME, schema._SET_NAME, passes._PASS_ID):

@@ -1,14 +1,19 @@
 """What verify says of whole and of damaged stores."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from embedkd.errors import StoreError
 from embedkd.records import Shard
-from embedkd.store import OutputCheck, check_output, open_store
+from embedkd.storage import LocalStorage
+from embedkd.store import OutputCheck, append_shards, check_objects, check_output, open_store, seal_store
+from embedkd.store.documents import seal
 from embedkd.store.verify import MAX_PROBLEMS
 
 
@@ -84,3 +89,69 @@ def test_a_ruin_is_told_in_few_lines(kit: Any, tmp_path: Path) -> None:
     for chunk in folder.glob("teachers/*/cls/c/*/0"):
         chunk.unlink()
     assert len(found(folder).problems) == MAX_PROBLEMS
+
+
+@pytest.fixture
+def sealed(folder: Path) -> Path:
+    """Two generations, and a seal of the second one."""
+    append_shards(LocalStorage(folder), (Shard("train-2.tar", "train", 4_096, 10, "e" * 64),))
+    seal_store(LocalStorage(folder))
+    return folder
+
+
+def test_whole_stores_have_no_problems(folder: Path, sealed: Path) -> None:
+    ticks: list[int] = []
+    assert check_objects(open_store(sealed), lambda: ticks.append(1)) == ()
+    assert len(ticks) == 3 * 7
+
+
+def test_every_single_broken_object_of_a_sealed_store_is_named(sealed: Path) -> None:
+    """Where a store does not open any more, opening names it."""
+    rng = np.random.default_rng(0)
+    paths = sorted(path for path in sealed.rglob("*") if path.is_file())
+    for number, path in enumerate(paths):
+        if "/c/" in path.as_posix() and number % 4:
+            continue  # of chunks a quarter
+        data, name = path.read_bytes(), path.relative_to(sealed).as_posix()
+        at = int(rng.integers(len(data)))
+        path.unlink()
+        if number % 3 or name == UNKNOWN_TO_ALL:
+            path.write_bytes(
+                [data[:-1], data[:at] + bytes([data[at] ^ 1 << int(rng.integers(8))]) + data[at + 1 :]][at % 2]
+            )
+        assert problems(sealed), name
+        path.write_bytes(data)
+    assert not problems(sealed)
+
+
+UNKNOWN_TO_ALL = "sealed/0.json"  # without it the store is as it was before it was sealed, and whole
+
+
+def problems(folder: Path) -> tuple[str, ...]:
+    try:
+        store = open_store(folder)
+        found = [
+            check_output(store.teacher(n), o).problems for n in store.teacher_ids for o in store.teacher(n).outputs
+        ]
+        return (*check_objects(store), *(problem for each in found for problem in each))
+    except StoreError as error:
+        return (str(error),)
+
+
+def test_a_commit_of_another_attempt_is_not_the_one_that_was_sealed(sealed: Path) -> None:
+    path = next(sealed.glob("teachers/*/pass-*/commits/1.json"))
+    document = json.loads(path.read_bytes())
+    del document["digest"]
+    path.write_bytes(seal({**document, "attempt": {}}))
+    (problem,) = check_objects(open_store(sealed))
+    assert problem == f"{path.relative_to(sealed).as_posix()} is not the one that was sealed; restore it"
+
+
+def test_generations_have_to_follow_each_other(sealed: Path) -> None:
+    path = sealed / "manifest/0.json"
+    document = json.loads(path.read_bytes())
+    del document["digest"]
+    document["slots"][0]["url"] = document["slots"][1]["url"] = "other.tar"
+    path.write_bytes(seal(document))
+    (problem,) = check_objects(open_store(sealed))
+    assert problem == "manifest/1.json does not go on from generation 0"
