@@ -46,7 +46,7 @@ from embedkd.store import Pass, PassWriter, create_store, remembered_root
 from embedkd.teachers import LoadOptions, Teacher, load_teacher, tune_allocator
 
 _SIZE = (500, 375)
-_TAR_ROWS = 256
+_TAR_ROWS = 64  # clip-retrieval hangs where a data worker gets no tar of its own
 _PRELOADED_BATCHES = 4
 
 
@@ -167,7 +167,9 @@ class ClipRetrieval:
             command = [str(self._python), str(script), *self._arguments, out, *self._numbers]
             # Its libraries ask the hub and a tracking service for things that this needs none of, and wait for answers.
             quiet = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
-            ran = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quiet)
+            ran = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=os.environ | quiet, stdin=subprocess.DEVNULL
+            )
         if ran.returncode:
             raise SystemExit(f"clip-retrieval failed:\n{ran.stderr[-2000:]}")
         line = next(line for line in reversed(ran.stdout.splitlines()) if line.startswith("rate "))
