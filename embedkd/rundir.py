@@ -17,7 +17,7 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedkd.config import Config
 from embedkd.errors import CheckpointError, TrainingError
@@ -26,6 +26,8 @@ from embedkd.storage import write_all, write_atomic, write_error
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
+
+T = TypeVar("T")
 
 _PACKAGES = ("embedkd", "torch", "torchvision", "timm", "numpy", "pillow", "webdataset", "numcodecs", "safetensors")
 _SHOWN_KEYS = 4
@@ -139,6 +141,20 @@ class RunDir:
         *lines, _ = self.metrics.read_bytes().split(b"\n")
         records: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return [record for record in records if kind in {None, record["kind"]}]
+
+
+def result_from(kind: type[T], document: "Mapping[str, Any]", path: Path) -> T:
+    """A result dataclass from what it wrote.
+
+    Raises:
+        CheckpointError: The file was written by another version, or by hand.
+    """
+    try:
+        return kind(**document)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path} is no result of this version ({error}); remove it to make the last steps again"
+        ) from error
 
 
 class MetricsLog:

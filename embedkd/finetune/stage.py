@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkd.errors import CheckpointError, StorageError
+from embedkd.errors import StorageError
 from embedkd.finetune.loop import tune
 from embedkd.finetune.recorder import Recorder, check_run, claim, facts_of, load_best, read_state
 from embedkd.finetune.setting import Setting
 from embedkd.finetune.tuner import Tuner
 from embedkd.progress import Progress, Silent
-from embedkd.rundir import MetricsLog, RunDir, write_json
+from embedkd.rundir import MetricsLog, RunDir, result_from, write_json
 from embedkd.storage import make_folder, sync_folder
 from embedkd.teachers.classifier import CARD_FILE, Card, save_classifier
 from embedkd.training.device import device_name
@@ -66,20 +66,6 @@ class FinetuneResult:
         """As JSON values."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any], path: Path) -> "FinetuneResult":
-        """What `to_json` gave.
-
-        Raises:
-            CheckpointError: The file was written by another version, or by hand.
-        """
-        try:
-            return cls(**document)
-        except TypeError as error:
-            raise CheckpointError(
-                f"{path} is no result of this version ({error}); remove it to make the last steps again"
-            ) from error
-
     def __str__(self) -> str:
         """One line for people."""
         val = "held-out training samples" if self.held_out else "validation"
@@ -114,7 +100,7 @@ def finetune(
     finished = run.read_result()
     if finished is not None:
         watch.line(f"{out} is finished already; name another folder with --out to tune again")
-        return FinetuneResult.from_json(finished, run.result)
+        return result_from(FinetuneResult, finished, run.result)
     setting = Setting.of(config, shards, watch)
     tuner = _tune(setting, run, watch)
     load_best(run, tuner)

@@ -1,15 +1,12 @@
 """Training checkpoints: the weights within a file that holds more than weights."""
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from embedkd.errors import TeacherError
-from embedkd.teachers.weights import read_weights
+from embedkd.teachers.weights import read_pickle, read_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +23,7 @@ def read_checkpoint(file: "Path") -> dict[str, Tensor]:
     Raises:
         TeacherError: The file is missing or damaged, holds code, or holds no weights.
     """
-    document: Any = read_weights([file]) if file.suffix == ".safetensors" else _read_pickle(file)
+    document: Any = read_weights([file]) if file.suffix == ".safetensors" else read_pickle(file)
     if isinstance(document, Mapping):
         nested = [document[key] for key in _WEIGHT_KEYS if isinstance(document.get(key), Mapping)]
         inner = nested[0] if nested else document
@@ -34,20 +31,6 @@ def read_checkpoint(file: "Path") -> dict[str, Tensor]:
         if state and len(state) == len(inner):
             return _unwrapped(state)
     raise TeacherError(f"'{file}' holds no weights (names and tensors); expected a state dict or a training checkpoint")
-
-
-def _read_pickle(file: "Path") -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read is refused below
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TeacherError(
-            f"'{file}' is a pickle that holds more than tensors and numbers, or is damaged; refused, since loading "
-            "could run code\nsave its weights as safetensors where you trust it: safetensors.torch.save_file(weights)"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise TeacherError(f"cannot read weights '{file}': {error}; copy the file again") from error
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:

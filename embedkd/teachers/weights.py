@@ -4,7 +4,7 @@ import hashlib
 import pickle
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -65,7 +65,7 @@ def read_weights(files: "Iterable[Path]") -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for file in files:
-        state.update(_read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file))
+        state.update(_read_safetensors(file) if file.suffix == ".safetensors" else _read_state(file))
     return state
 
 
@@ -121,18 +121,27 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise TeacherError(f"cannot read weights '{file}': {error}; copy the file again") from error
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
+def read_pickle(file: Path) -> Any:
+    """What a pickle of tensors, numbers and texts holds, without running code.
+
+    Raises:
+        TeacherError: It cannot be read, or holds anything else.
+    """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")  # what cannot be read is refused below
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TeacherError(
-            f"'{file}' is a pickle that holds more than tensors, or is damaged; refused, since loading could run code\n"
-            "save it as safetensors where you trust it: model.save_pretrained(folder)"
+            f"'{file}' is a pickle that holds more than tensors and numbers, or is damaged; refused, since loading "
+            "could run code\nsave its weights as safetensors where you trust it: safetensors.torch.save_file(weights, file)"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise TeacherError(f"cannot read weights '{file}': {error}; copy the file again") from error
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    state = read_pickle(file)
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise TeacherError(f"'{file}' holds no state dict (names and tensors) but a {type(state).__name__}")
     # A pickle keeps strides, and other strides take other kernels with other last bits.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import CheckpointError
 from embedkd.progress import Progress, Silent
-from embedkd.rundir import MetricsLog, RunDir, write_json
+from embedkd.rundir import MetricsLog, RunDir, result_from, write_json
 from embedkd.training.checkpoint import Checkpoint, read_checkpoint
 from embedkd.training.device import device_name
 from embedkd.training.loop import fit
@@ -70,20 +70,6 @@ class TrainResult:
         """As JSON values."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any], path: Path) -> "TrainResult":
-        """What `to_json` gave.
-
-        Raises:
-            CheckpointError: The file was written by another version, or by hand.
-        """
-        try:
-            return cls(**document)
-        except TypeError as error:
-            raise CheckpointError(
-                f"{path} is no result of this version ({error}); remove it to train the last steps again"
-            ) from error
-
     def __str__(self) -> str:
         """One line for people."""
         shares = {"validation": self.val_top1, "test": self.test_top1}
@@ -113,7 +99,7 @@ def train(config: "Config", *, resume: bool = False, progress: Progress | None =
     finished = run.read_result()
     if finished is not None:
         watch.line(f"{run.path} is finished already; name another folder with --out to train again")
-        return TrainResult.from_json(finished, run.result)
+        return result_from(TrainResult, finished, run.result)
     plan = Plan.of(config)
     for reason, rows in plan.data.train.left_out.items():
         watch.line(f"{rows} training samples are left out: {reason}")
