@@ -134,7 +134,8 @@ def read_pickle(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise TeacherError(
             f"'{file}' is a pickle that holds more than tensors and numbers, or is damaged; refused, since loading "
-            "could run code\nsave its weights as safetensors where you trust it: safetensors.torch.save_file(weights, file)"
+            "could run code\n"
+            "save its weights as safetensors where you trust it: safetensors.torch.save_file(weights, file)"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise TeacherError(f"cannot read weights '{file}': {error}; copy the file again") from error
