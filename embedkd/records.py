@@ -5,7 +5,9 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import google_crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +39,11 @@ def blake2b_hex(data: "bytes | bytearray | memoryview") -> str:
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli) as an unsigned number."""
+    return int(google_crc32c.value(data))
+
+
 def key_hash(key: str) -> int:
     """BLAKE2b-64 of a sample's key, as the little-endian u64 of ``rows/key``."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
@@ -53,6 +60,22 @@ class RowStatus(IntEnum):
     DROPPED = 5
 
 
+class Place(NamedTuple):
+    """Where a sample lies in its tar, and proof of its bytes.
+
+    The range holds all members of the sample with their headers and padding, and whatever lies between them.
+
+    Attributes:
+        offset_bytes: Of the first member's first header (an extended header, where it has one).
+        size_bytes: From there to the end of the last member's padding.
+        crc32c: Of the bytes of this range.
+    """
+
+    offset_bytes: int
+    size_bytes: int
+    crc32c: int
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sample of a shard, undecoded.
@@ -61,11 +84,13 @@ class Sample:
         key: webdataset's ``__key__``: the member's path up to the first dot of its basename.
         ordinal: Position of the sample in its tar, from 0.
         fields: Suffix in lower case ("jpg", "cls", "txt") to the member's bytes.
+        place: Where it lies in its tar.
     """
 
     key: str
     ordinal: int
     fields: "Mapping[str, bytes]" = field(repr=False)
+    place: Place
 
 
 @dataclass(frozen=True)
