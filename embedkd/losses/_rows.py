@@ -3,17 +3,19 @@
 Legend of the suffixes: B samples, C classes, D width, N candidates.
 """
 
+import math
 from typing import TYPE_CHECKING, Final, get_args
 
 import torch
 from torch.nn import functional as F
 
 from embedkd.errors import LossError
-from embedkd.losses._checks import Reduction
+from embedkd.losses._checks import Reduction, label_error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_LOG_SCALE: Final = math.log(100)  # as CLIP: a greater one makes training unstable
 _NO_DIRECTION: Final = 1e-12  # gradients grow with 1 / norm, somewhere that must end
 _IGNORE_NOTHING: Final = -(1 << 63)  # torch would pass over labels of -100 in silence
 
@@ -39,10 +41,20 @@ def unit_rows(rows_ND: "Tensor") -> "Tensor":
 
 def cosines(rows_BD: "Tensor", candidates_ND: "Tensor") -> "Tensor":
     """Cosines [B, N] of all pairs, in float32 or float64 also inside an autocast region."""
+    return products(unit_rows(rows_BD), unit_rows(candidates_ND))
+
+
+def products(rows_BD: "Tensor", candidates_ND: "Tensor") -> "Tensor":
+    """Inner products [B, N] of all pairs, in the wider precision of both also inside an autocast region."""
+    dtype = torch.promote_types(rows_BD.dtype, candidates_ND.dtype)
     with torch.autocast(rows_BD.device.type, enabled=False):
-        unit_BD, unit_ND = unit_rows(rows_BD), unit_rows(candidates_ND)
-        dtype = torch.promote_types(unit_BD.dtype, unit_ND.dtype)
-        return unit_BD.to(dtype) @ unit_ND.to(dtype).T
+        return rows_BD.to(dtype) @ candidates_ND.to(dtype).T
+
+
+def bounded_scale(log_scale: "Tensor") -> "Tensor":
+    """A learned factor, at most 100, in float32 or float64. At the bound itself the gradient still flows."""
+    wide = widen(log_scale)
+    return wide.masked_fill(wide > MAX_LOG_SCALE, MAX_LOG_SCALE).exp()  # clamp has no gradient at the bound
 
 
 def softmax_costs(loss: str, logits_BN: "Tensor", labels_B: "Tensor", label_smoothing: float = 0.0) -> "Tensor":
@@ -57,10 +69,19 @@ def softmax_costs(loss: str, logits_BN: "Tensor", labels_B: "Tensor", label_smoo
             widen(logits_BN), labels_B, reduction="none", label_smoothing=label_smoothing, ignore_index=_IGNORE_NOTHING
         )
     except IndexError as error:
-        raise LossError(
-            f"losses.{loss}: expected labels from 0 to {logits_BN.shape[1] - 1}, "
-            f"got {int(labels_B.min())} to {int(labels_B.max())}; compare the data's class names with the student's"
-        ) from error
+        raise label_error(loss, labels_B, logits_BN.shape[1]) from error
+
+
+def softmax_divergences(target_BN: "Tensor", logits_BN: "Tensor") -> "Tensor":
+    """KL divergence [B] from the softmax of each row of targets to that of its row of logits.
+
+    Targets of minus infinity have the probability 0, and what is expected of them does not matter.
+    """
+    wide_BN = widen(target_BN)
+    # A finite number for them: 0 times infinity is not 0, in the value as in the gradient.
+    bounded_BN = wide_BN.masked_fill(wide_BN == -torch.inf, torch.finfo(wide_BN.dtype).min / 4)
+    log_target_BN, log_student_BN = bounded_BN.log_softmax(dim=1), widen(logits_BN).log_softmax(dim=1)
+    return F.kl_div(log_student_BN, log_target_BN, reduction="none", log_target=True).sum(dim=1)
 
 
 def reduce_rows(loss: str, values_B: "Tensor", reduction: Reduction) -> "Tensor":

@@ -1,4 +1,4 @@
-"""L_clip of CLIP-Embed-KD: the student's embedding against the teacher's class means.
+"""L_clip of CLIP-Embed-KD: the student's embedding against one row of the teacher's for each class.
 
 Legend: B samples, C classes, D width.
 """
@@ -6,7 +6,7 @@ Legend: B samples, C classes, D width.
 from typing import TYPE_CHECKING
 
 from embedkd.errors import LossError
-from embedkd.losses._checks import Reduction, check_temperature, check_tensors
+from embedkd.losses._checks import Reduction, check_positive, check_tensors
 from embedkd.losses._rows import cosines, reduce_rows, softmax_costs
 
 if TYPE_CHECKING:
@@ -19,16 +19,16 @@ _NAMED = 5  # classes that a message names before it only counts
 
 def class_contrastive(
     student_BD: "Tensor",
-    class_means_CD: "Tensor",
+    classes_CD: "Tensor",
     labels_B: "Tensor",
     *,
     temperature: float = 0.1,
     reduction: Reduction = "mean",
 ) -> "Tensor":
-    """Cross-entropy over the cosines of each sample with all class means, divided by a temperature.
+    """Cross-entropy over the cosines of each sample with all classes, divided by a temperature.
 
-    Perfect match, each sample along the mean of its class and means at right angles:
-    log(1 + (C - 1) exp(-1 / temperature)). Chance, a sample at one angle to all means: log C.
+    Perfect match, each sample along the row of its class and rows at right angles:
+    log(1 + (C - 1) exp(-1 / temperature)). Chance, a sample at one angle to all rows: log C.
 
     >>> import torch
     >>> means = torch.eye(100)
@@ -39,7 +39,8 @@ def class_contrastive(
 
     Args:
         student_BD: The student's embeddings.
-        class_means_CD: One mean of teacher embeddings a class, projected to the student's width where widths differ.
+        classes_CD: One row a class: the mean of the teacher's embeddings, or its embedding of a text; projected to the
+            student's width where widths differ.
         labels_B: int64, from 0 to C - 1.
         temperature: Divides the cosines. The published code has none (that is 1): a perfect match then still costs 3.6
             for 100 classes.
@@ -54,9 +55,9 @@ def class_contrastive(
     Source:
         Nair 2024, "CLIP-Embed-KD: Computationally Efficient Knowledge Distillation Using Embeddings as Teachers".
     """
-    check_tensors("class_contrastive", class_means_CD=class_means_CD, student_BD=student_BD, labels_B=labels_B)
-    check_temperature("class_contrastive", temperature)
-    logits_BC = cosines(student_BD, class_means_CD) / temperature
+    check_tensors("class_contrastive", classes_CD=classes_CD, student_BD=student_BD, labels_B=labels_B)
+    check_positive("class_contrastive", "temperature", temperature, "0.1")
+    logits_BC = cosines(student_BD, classes_CD) / temperature
     return reduce_rows("class_contrastive", softmax_costs("class_contrastive", logits_BC, labels_B), reduction)
 
 

@@ -1,13 +1,14 @@
 """L_clip of CLIP-Teacher-KD: the student's embedding of each sample against the teacher's of all samples of the batch.
 
-Legend: B samples, D width.
+Legend: B samples of this rank, N of all ranks (B in one process), D width.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
 
-from embedkd.losses._checks import Reduction, check_temperature, check_tensors
+from embedkd.errors import LossError
+from embedkd.losses._checks import Reduction, check_positive, check_tensors
 from embedkd.losses._rows import cosines, reduce_rows, softmax_costs
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 def sample_contrastive(
     student_BD: "Tensor",
-    target_BD: "Tensor",
-    labels_B: "Tensor | None" = None,
+    target_ND: "Tensor",
+    labels_N: "Tensor | None" = None,
+    own_B: "Tensor | None" = None,
     *,
     temperature: float = 0.1,
     mask_same_class: bool = True,
@@ -25,8 +27,8 @@ def sample_contrastive(
 ) -> "Tensor":
     """Cross-entropy over the cosines of each sample with all targets of the batch; its own target is the right one.
 
-    Perfect match, each sample along its own target, targets at right angles: log(1 + (B - 1) exp(-1 / temperature)).
-    Chance, a sample at one angle to all targets: log B. Where pairs are masked, B counts the candidates that a sample
+    Perfect match, each sample along its own target, targets at right angles: log(1 + (N - 1) exp(-1 / temperature)).
+    Chance, a sample at one angle to all targets: log N. Where pairs are masked, N counts the candidates that a sample
     keeps. A batch of one sample has no choice: 0, without gradient.
 
     >>> import torch
@@ -38,10 +40,12 @@ def sample_contrastive(
 
     Args:
         student_BD: The student's embeddings.
-        target_BD: The teacher's of the same samples, projected to the student's width where widths differ. Samples that
-            only fill up a batch must be taken out before: they would be candidates.
-        labels_B: int64; with them, other samples of a sample's own class are no candidates (false negatives). Negative
-            labels are unknown and mask nothing.
+        target_ND: The teacher's, projected to the student's width where widths differ: of the same samples, and behind
+            or before them those of other ranks. Samples that only fill up a batch must be taken out before: they would
+            be candidates.
+        labels_N: int64, of the targets; with them, other samples of a sample's own class are no candidates (false
+            negatives). Negative labels are unknown and mask nothing.
+        own_B: int64, which target is each sample's own; None where all of them are, in their order.
         temperature: Divides the cosines.
         mask_same_class: False leaves them candidates, as in the paper.
         reduction: Over samples; "none" gives [B].
@@ -56,16 +60,28 @@ def sample_contrastive(
         Nair 2024, "CLIP-Embed-KD: Computationally Efficient Knowledge Distillation Using Embeddings as Teachers"; the
         form is InfoNCE, van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding".
     """
-    check_tensors("sample_contrastive", target_BD=target_BD, student_BD=student_BD, labels_B=labels_B)
-    check_temperature("sample_contrastive", temperature)
-    logits_BB = cosines(student_BD, target_BD) / temperature
-    if labels_B is not None and mask_same_class:
-        logits_BB = logits_BB.masked_fill(_same_class(labels_B), -torch.inf)
-    own_B = torch.arange(len(logits_BB), device=logits_BB.device)
-    return reduce_rows("sample_contrastive", softmax_costs("sample_contrastive", logits_BB, own_B), reduction)
+    name = "sample_contrastive"
+    check_tensors(name, target_ND=target_ND, student_BD=student_BD, labels_N=labels_N, own_B=own_B)
+    check_positive(name, "temperature", temperature, "0.1")
+    if own_B is None:
+        own_B = _all_in_order(student_BD, target_ND)
+    logits_BN = cosines(student_BD, target_ND) / temperature
+    if labels_N is not None and mask_same_class:
+        logits_BN = logits_BN.masked_fill(_same_class(labels_N, own_B), -torch.inf)
+    return reduce_rows(name, softmax_costs(name, logits_BN, own_B), reduction)
 
 
-def _same_class(labels_B: "Tensor") -> "Tensor":
-    """Pairs [B, B] of two different samples of one known class."""
-    same_BB = (labels_B[:, None] == labels_B) & (labels_B >= 0)
-    return same_BB.fill_diagonal_(False)
+def _all_in_order(student_BD: "Tensor", target_ND: "Tensor") -> "Tensor":
+    if len(student_BD) != len(target_ND):
+        raise LossError(
+            f"losses.sample_contrastive: expected student_BD [B, D] with B = {len(target_ND)} as target_ND, got "
+            f"{list(student_BD.shape)}; pass one row for each sample, or own_B"
+        )
+    return torch.arange(len(student_BD), device=student_BD.device)
+
+
+def _same_class(labels_N: "Tensor", own_B: "Tensor") -> "Tensor":
+    """Pairs [B, N] of two different samples of one known class."""
+    labels_B1 = labels_N[own_B][:, None]
+    same_BN = (labels_B1 == labels_N) & (labels_B1 >= 0)
+    return same_BN.scatter(1, own_B[:, None], value=False)

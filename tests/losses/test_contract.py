@@ -13,6 +13,7 @@ from embedkd.losses import LOSSES, Input
 Draw: TypeAlias = Callable[..., dict[Input, torch.Tensor]]
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
+PER_SAMPLE: set[Input] = {"student", "logits", "labels", "rows", "target_logits"}
 
 
 def require_grads(tensors: dict[Input, torch.Tensor]) -> list[torch.Tensor]:
@@ -27,7 +28,7 @@ def test_gradients_of_all_inputs_are_right(name: str, draw: Draw) -> None:
 @every_loss
 def test_the_order_of_samples_does_not_matter(name: str, draw: Draw) -> None:
     inputs, order = draw(name), torch.tensor([3, 0, 5, 1, 4, 2])
-    permuted = {key: tensor if key == "class_means" else tensor[order] for key, tensor in inputs.items()}
+    permuted = {key: tensor[order] if key in PER_SAMPLE else tensor for key, tensor in inputs.items()}
     function = LOSSES[name].function
 
     each = function(*inputs.values(), reduction="none")
@@ -130,10 +131,10 @@ def test_extreme_inputs_give_finite_values_and_gradients(
 
 @every_loss
 def test_a_nan_is_not_hidden(name: str, draw: Draw) -> None:
-    for spoiled in LOSSES[name].inputs:
+    for spoiled in draw(name):
         inputs = draw(name)
         if inputs[spoiled].is_floating_point():
-            inputs[spoiled][0, 0] = torch.nan
+            inputs[spoiled].view(-1)[0] = torch.nan
             assert LOSSES[name].function(*inputs.values()).isnan()
 
 
@@ -151,13 +152,20 @@ def test_nothing_is_changed_or_drawn(name: str, draw: Draw) -> None:
 
 
 def arguments(name: str) -> list[str]:
-    return list(inspect.signature(LOSSES[name].function).parameters)[: len(LOSSES[name].inputs)]
+    """Of the tensors that `draw` gives; ``own_B`` is the last, where there is one."""
+    names = list(inspect.signature(LOSSES[name].function).parameters)[: len(LOSSES[name].inputs)]
+    return [argument for argument in names if argument != "own_B"]
+
+
+def dims(argument: str) -> str:
+    suffix = argument.rpartition("_")[2]
+    return suffix if suffix.isupper() else ""
 
 
 @every_loss
 def test_a_size_that_differs_is_named_with_what_came(name: str, draw: Draw) -> None:
     names = arguments(name)
-    suffixes = [argument.rpartition("_")[2] for argument in names]
+    suffixes = [dims(argument) for argument in names]
     for at, suffix in enumerate(suffixes):
         for axis, dim in enumerate(suffix):
             inputs = list(draw(name).values())
@@ -181,8 +189,19 @@ def test_a_tensor_of_other_rank_or_without_entries_is_named(name: str, shape: tu
     with pytest.raises(LossError) as caught:
         LOSSES[name].function(*inputs)
 
-    assert str(caught.value).startswith(f"losses.{name}: expected {arguments(name)[0]} [B, ")
+    first = arguments(name)[0]
+    assert str(caught.value).startswith(f"losses.{name}: expected {first} [{first[-2]}, ")
     assert str(caught.value).endswith(f"with every size at least 1, got {list(shape)}")
+
+
+@every_loss
+def test_numbers_that_come_as_rows_are_named(name: str, draw: Draw) -> None:
+    for at, argument in enumerate(arguments(name)):
+        if not dims(argument):
+            inputs = list(draw(name).values())
+            inputs[at] = inputs[at].reshape(1)
+            with pytest.raises(LossError, match=rf"losses.{name}: expected {argument} \[\], got \[1\]"):
+                LOSSES[name].function(*inputs)
 
 
 @every_loss
@@ -194,6 +213,29 @@ def test_another_dtype_is_named(name: str, draw: Draw) -> None:
         expected = f"losses.{name}: expected {argument} of {'int64' if labels else 'floating point'}, got torch.int32"
         with pytest.raises(LossError, match=expected):
             LOSSES[name].function(*inputs)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in LOSSES.items() if entry.gathered])
+@pytest.mark.parametrize("ranks", [(4, 2), (1, 3, 2)])
+def test_ranks_that_gather_give_the_value_and_the_gradients_of_one_process(
+    name: str, ranks: tuple[int, ...], draw: Draw
+) -> None:
+    """Each rank takes the mean over its own samples; ranks of unequal size are weighted by it."""
+    entry = LOSSES[name]
+    whole = draw(name)
+    expected = torch.autograd.grad(entry.function(*require_grads(whole)), whole["student"])
+
+    value, found = torch.zeros((), dtype=torch.float64), torch.zeros_like(whole["student"])
+    for rank, samples in enumerate(torch.split(torch.arange(6), list(ranks))):
+        inputs = draw(name)
+        leaf = inputs["student"].requires_grad_()
+        mine = {key: tensor if key in entry.gathered else tensor[samples] for key, tensor in inputs.items()}
+        one = entry.function(*mine.values(), own_B=samples)
+        value += one.detach() * ranks[rank] / 6
+        found += torch.autograd.grad(one, leaf)[0] * ranks[rank] / 6
+
+    torch.testing.assert_close(value, entry.function(*whole.values()).detach())
+    torch.testing.assert_close(found, expected[0])
 
 
 @every_loss

@@ -5,10 +5,11 @@ from embedkd.errors import ConfigError, UnknownNameError
 from embedkd.losses import LOSSES, class_contrastive, sample_contrastive
 
 
-def test_needs_leave_out_the_student_and_what_is_optional() -> None:
+def test_needs_leave_out_the_student_what_is_learned_and_what_is_optional() -> None:
     assert LOSSES["sample_contrastive"].needs == {"rows"}
-    assert LOSSES["class_contrastive"].needs == {"class_means", "labels"}
+    assert LOSSES["class_contrastive"].needs == {"classes", "labels"}
     assert LOSSES["cross_entropy"].needs == {"logits", "labels"}
+    assert LOSSES["fusion_contrastive"].needs == {"rows", "classes", "labels"}
 
 
 def test_options_are_those_of_the_signature() -> None:

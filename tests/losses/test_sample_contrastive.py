@@ -130,3 +130,20 @@ def test_a_batch_of_one_has_no_choice() -> None:
 def test_a_temperature_that_cannot_divide_is_refused() -> None:
     with pytest.raises(LossError, match=r"losses.sample_contrastive: expected a temperature above 0, got 0"):
         sample_contrastive(*draw_rows(), temperature=0)
+
+
+def test_the_own_target_may_lie_anywhere_among_the_candidates() -> None:
+    source = torch.Generator().manual_seed(6)
+    student, target = torch.randn(2, 6, 5, generator=source, dtype=torch.float64)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+
+    shuffled = sample_contrastive(student, target[order], own_B=order.argsort())
+
+    torch.testing.assert_close(shuffled, sample_contrastive(student, target))
+
+
+def test_more_candidates_than_samples_need_to_be_told_apart() -> None:
+    with pytest.raises(
+        LossError, match=r"expected student_BD \[B, D\] with B = 4 as target_ND, got \[3, 2\]; .* own_B"
+    ):
+        sample_contrastive(torch.ones(3, 2), torch.ones(4, 2))

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from embedkd.config import DEFAULT_RECIPE, RECIPES, Config, load_config
+from embedkd.errors import ConfigError, UnknownNameError
+from embedkd.training.terms import build_terms
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_names_and_options_of_a_recipe_exist(name: str) -> None:
+    config = load_config(values={"recipe": name})
+    assert {term.name: term.weight for term in build_terms(config.losses, config.loss_options)} == RECIPES[name].losses
+
+
+def test_the_recipes_of_the_papers() -> None:
+    weights = {name: dict(recipe.losses) for name, recipe in RECIPES.items()}
+    assert weights["clip-embed-kd"] == {"cross_entropy": 0.5, "class_contrastive": 0.5}
+    assert weights["clip-teacher-kd"] == {"cross_entropy": 0.5, "sample_contrastive": 0.5}
+    assert sum(weights["hinton"].values()) == 1
+    assert weights["clip-kd"]["mse"] == weights["feature"]["mse"] == 2000
+    assert RECIPES["clip-kd"].loss_options["mse"] == {"normalise": True}, "the weight rests on directions"
+
+
+def test_nothing_named_is_the_default_recipe() -> None:
+    assert load_config(values={"recipe": DEFAULT_RECIPE}) == load_config() == Config()
+
+
+def test_a_flag_beats_the_recipe_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('recipe = "hinton"\n[train]\nepochs = 3\n')
+    assert load_config(path).losses == RECIPES["hinton"].losses
+    config = load_config(path, values={"recipe": "clip-kd"})
+    assert (config.losses, config.train.epochs) == (RECIPES["clip-kd"].losses, 3)
+
+
+def test_options_and_single_weights_change_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'recipe = "clip-kd"\n[loss_options.mse]\noutput = "cls"\n[loss_options.similarity_kl]\ncentre = true\n'
+    )
+    config = load_config(path, sets=["losses.mse=5", "loss_options.mse.centre=true"])
+    assert config.losses == {**RECIPES["clip-kd"].losses, "mse": 5.0}
+    assert config.loss_options == {
+        "mse": {"normalise": True, "output": "cls", "centre": True},
+        "similarity_kl": {"centre": True},
+    }
+    assert RECIPES["clip-kd"].loss_options == {"mse": {"normalise": True}}, "the table is as it was"
+
+
+def test_a_recipe_and_losses_exclude_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[losses]\nmse = 2\n")
+    for given in ({"recipe": "hinton"}, {"recipe": "hinton", "losses": {"mse": 1.0}}):
+        with pytest.raises(
+            ConfigError, match="expected a recipe or losses, got recipe 'hinton' and mse; leave one out"
+        ):
+            load_config(path, values=given)
+
+
+def test_an_unknown_recipe_is_told_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="unknown recipe 'hintn'; did you mean hinton"):
+        load_config(values={"recipe": "hintn"})
