@@ -1,13 +1,17 @@
 """What every student is, whoever built its layers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedkd.seeding import stream_seed
+from embedkd.students.spec import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +25,12 @@ class StudentOutput(NamedTuple):
     Attributes:
         embedding: [B, embedding_dim], not normalised; the head reads it and losses compare it.
         logits: [B, num_classes], raw.
+        taps: Name of each inner layer that the student was built to give out to [B, its width], not normalised.
     """
 
     embedding: "Tensor"
     logits: "Tensor"
+    taps: "Mapping[str, Tensor]" = MappingProxyType({})
 
 
 class Student(nn.Module, ABC):
@@ -34,11 +40,21 @@ class Student(nn.Module, ABC):
         embedding_dim: Width of the embedding.
         num_classes: Width of the logits.
         image_px: Height and width of its input.
+        tap_dims: Name of each inner layer that it gives out to its width.
+        multiply_adds: Of its matrix products and convolutions for one image that it sees whole; 0 where not counted.
+        mean: Per channel, on pixels in [0, 1], that its input is normalised by.
+        std: Likewise.
+        begun_from: Where its first weights came from; None where they were drawn.
     """
 
     embedding_dim: int
     num_classes: int
     image_px: int
+    tap_dims: Mapping[str, int] = MappingProxyType({})
+    multiply_adds: int = 0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    begun_from: str | None = None
 
     @abstractmethod
     def forward(self, pixels: "Tensor") -> StudentOutput:
@@ -51,6 +67,11 @@ class Student(nn.Module, ABC):
     def no_weight_decay(self) -> set[str]:
         """Parameters, by name, that weight decay leaves alone beside those of one dimension; timm's convention."""
         return set()
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it learns from statistics of its batch, which a batch of one sample does not have."""
+        return any(isinstance(module, _BatchNorm) for module in self.modules())
 
 
 def parameter_count(module: nn.Module) -> int:

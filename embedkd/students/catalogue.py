@@ -1,77 +1,63 @@
-"""Every student by name. Torch and timm are imported only when one is built."""
+"""A student, or what is known of one, by name. Torch and timm are imported only when one is looked at."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from embedkd.errors import UnknownNameError
-from embedkd.students.spec import VitSpec
+from embedkd.students.names import resolve_name
+from embedkd.students.spec import StudentOptions
 
 if TYPE_CHECKING:
-    from embedkd.students.base import Student
+    from embedkd.students.timm import StudentFacts, TimmStudent
 
-STUDENTS: Final[dict[str, VitSpec]] = {
-    "vit-tiny": VitSpec(
-        layers=4,
-        width=128,
-        heads=4,
-        mlp_width=512,
-        patch_px=8,
-        source="a laptop trains it in a minute",
-    ),
-    "vit-base": VitSpec(
-        layers=6,
-        width=256,
-        heads=8,
-        mlp_width=1024,
-        patch_px=4,
-        source="base student of CLIP-Embed-KD (Nair 2024)",
-    ),
-    "vit-large": VitSpec(
-        layers=10,
-        width=512,
-        heads=8,
-        mlp_width=2048,
-        patch_px=4,
-        source="large student of CLIP-Embed-KD (Nair 2024)",
-    ),
-}
+_NOTHING_ELSE = StudentOptions()
 
 
 def build_student(
-    name: str,
-    *,
-    num_classes: int,
-    image_px: int,
-    patch_px: int | None = None,
-    drop_path: float = 0.0,
-    dropout: float = 0.0,
-    seed: int = 0,
-) -> "Student":
-    """A student from scratch, on the CPU and in training mode.
+    name: str, *, num_classes: int, image_px: int, options: StudentOptions = _NOTHING_ELSE, seed: int = 0
+) -> "TimmStudent":
+    """A student on the CPU and in training mode, from scratch or from the weights that its name tells.
 
     Args:
-        name: Of the table.
-        num_classes: Width of the logits.
+        name: See `embedkd.students.names`.
+        num_classes: Width of the logits; weights of another number of classes get a classifier that is drawn.
         image_px: Height and width of its input.
-        patch_px: Height and width of a patch, a divisor of ``image_px``; None takes the student's own.
-        drop_path: Probability that the last block's residual branches are left out while training; rises linearly
-            from 0 at the first block.
-        dropout: Of attention weights while training; the paper's code has 0.1.
-        seed: All that the initial weights depend on.
+        options: What else is asked of it.
+        seed: All that drawn weights depend on.
 
     Raises:
-        UnknownNameError: No student has that name.
-        ConfigError: A number is out of range.
+        UnknownNameError: No student has that name, or this one has no such option or tap.
+        ConfigError: A number is out of range, an option is not for this student, or its weights cannot be had.
     """
-    if name not in STUDENTS:
-        raise UnknownNameError("student", name, STUDENTS)
-    from embedkd.students.vit import VitStudent  # loads timm
+    resolved = resolve_name(name)
+    from embedkd.students.timm import TimmStudent
+    from embedkd.students.weights import find_weights
 
-    return VitStudent(
-        STUDENTS[name],
+    return TimmStudent(
+        resolved,
         num_classes=num_classes,
         image_px=image_px,
-        patch_px=patch_px,
-        drop_path=drop_path,
-        dropout=dropout,
+        options=options,
         seed=seed,
+        start=find_weights(resolved),
     )
+
+
+def describe_student(
+    name: str, *, num_classes: int, image_px: int, options: StudentOptions = _NOTHING_ELSE
+) -> "StudentFacts":
+    """What a student would be, without its weights and without the memory that they take.
+
+    Args:
+        name: See `embedkd.students.names`; weights that it tells are not looked at.
+        num_classes: Width of the logits.
+        image_px: Height and width of its input.
+        options: What else is asked of it.
+
+    Raises:
+        UnknownNameError: No student has that name, or this one has no such option.
+        ConfigError: A number is out of range, or an option is not for this student.
+    """
+    resolved = resolve_name(name)
+    from embedkd.students.timm import examine
+    from embedkd.students.timm_arguments import timm_arguments
+
+    return examine(resolved, timm_arguments(resolved, num_classes, image_px, options), image_px)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -25,9 +26,10 @@ def test_a_student_of_another_kind_decays_everything() -> None:
 def test_an_output_can_be_taken_by_name_and_by_place() -> None:
     answer = Mean()(torch.ones(1, 3, 4, 4))
 
-    embedding, logits = answer
+    embedding, logits, taps = answer
     assert embedding is answer.embedding
     assert logits is answer.logits
+    assert not taps
 
 
 def test_a_shared_parameter_counts_once() -> None:
@@ -44,3 +46,12 @@ def test_streams_of_other_seeds_differ() -> None:
 
     assert torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[1])
+
+
+def test_the_global_generator_is_put_back_when_building_fails() -> None:
+    state = torch.get_rng_state()
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), drawn_from(0):
+        nn.Linear(3, 2)(torch.rand(1, 4))
+
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,12 +1,20 @@
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 import embedkd.students
 from embedkd.errors import ConfigError, UnknownNameError
-from embedkd.students import STUDENTS, Projection, VitSpec, build_student, parameter_count
+from embedkd.students import (
+    STUDENTS,
+    Projection,
+    StudentOptions,
+    VitSpec,
+    build_student,
+    parameter_count,
+)
 
 
 def test_names_go_from_small_to_large() -> None:
@@ -32,7 +40,9 @@ def test_the_base_student_and_its_projection_have_the_published_size() -> None:
 
 @pytest.mark.parametrize(("image_px", "patch_px", "num_classes"), [(32, None, 10), (64, 16, 1), (96, 8, 33)])
 def test_parameters_are_counted_without_building(image_px: int, patch_px: int | None, num_classes: int) -> None:
-    student = build_student("vit-tiny", num_classes=num_classes, image_px=image_px, patch_px=patch_px)
+    student = build_student(
+        "vit-tiny", num_classes=num_classes, image_px=image_px, options=StudentOptions(patch_px=patch_px)
+    )
 
     expected = STUDENTS["vit-tiny"].parameter_count(num_classes=num_classes, image_px=image_px, patch_px=patch_px)
 
@@ -43,7 +53,7 @@ def test_parameters_are_counted_without_building(image_px: int, patch_px: int | 
 def test_a_student_has_the_sizes_that_the_table_promises(name: str) -> None:
     student = build_student(name, num_classes=7, image_px=32)
 
-    embedding, logits = student(torch.zeros(2, 3, 32, 32))
+    embedding, logits, _ = student(torch.zeros(2, 3, 32, 32))
 
     assert embedding.shape == (2, student.embedding_dim) == (2, STUDENTS[name].width)
     assert logits.shape == (2, student.num_classes) == (2, 7)
@@ -58,22 +68,24 @@ def test_an_unknown_student_is_told_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("sizes", "options", "message"),
     [
-        ({"num_classes": 0}, "expected at least 1 class, got 0"),
-        ({"patch_px": 5}, "expected patch_px to divide image_px = 32, got 5"),
-        ({"patch_px": 0}, "expected patch_px to divide image_px = 32, got 0"),
-        ({"patch_px": 64}, "expected patch_px to divide image_px = 32, got 64"),
-        ({"image_px": 0}, "expected patch_px to divide image_px = 0, got 8"),
-        ({"drop_path": 1.0}, "expected drop_path of at least 0 and below 1, got 1.0"),
-        ({"dropout": -0.1}, "expected dropout of at least 0 and below 1, got -0.1"),
+        ({"num_classes": 0}, {}, "student: expected at least 1 class, got 0"),
+        ({}, {"patch_px": 5}, "expected patch_px to divide image_px = 32, got 5"),
+        ({}, {"patch_px": 64}, "expected patch_px to divide image_px = 32, got 64"),
+        ({"image_px": 36}, {}, "expected patch_px to divide image_px = 36, got 8"),
+        ({"image_px": 0}, {}, "student: expected image_px of at least 1, got 0"),
+        ({}, {"drop_path": 1.0}, "student: expected drop_path of at least 0 and below 1, got 1.0"),
+        ({}, {"dropout": -0.1}, "student: expected dropout of at least 0 and below 1, got -0.1"),
+        ({}, {"mask_ratio": 1.0}, "student: expected mask_ratio of at least 0 and below 1, got 1.0"),
+        ({}, {"extra": {"drop_rate": 1 << 40}}, "student: expected options.drop_rate of at most 65536"),
     ],
 )
-def test_numbers_out_of_range_are_told(options: dict[str, float], message: str) -> None:
-    arguments = {"num_classes": 2, "image_px": 32, **options}
+def test_numbers_out_of_range_are_told(sizes: dict[str, int], options: dict[str, Any], message: str) -> None:
+    arguments = {"num_classes": 2, "image_px": 32, **sizes}
 
-    with pytest.raises(ConfigError, match=f"student: {message}"):
-        build_student("vit-tiny", **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        build_student("vit-tiny", **arguments, options=StudentOptions(**options))
 
 
 def test_names_and_sizes_are_known_without_torch_and_timm() -> None:

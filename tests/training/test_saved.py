@@ -8,12 +8,13 @@ import torch
 from embedkd.config import load_config
 from embedkd.errors import TrainingError, UnknownNameError
 from embedkd.rundir import RunDir, read_json, write_json
+from embedkd.students import StudentOptions
 from embedkd.training.saved import StudentCard, load_student, save_student
 from embedkd.training.state import Position
 
 CARD = StudentCard(
     name="vit-tiny",
-    options={"patch_px": 4, "drop_path": 0.1, "dropout": 0.0},
+    options=StudentOptions(patch_px=4, drop_path=0.1),
     num_classes=3,
     image_px=8,
     mean=(0.5, 0.5, 0.5),
