@@ -27,7 +27,8 @@ from benchmarks.measure import finish, interleaved, paired, summary
 from embedkd.sources.fields import image_suffix
 from embedkd.sources.images import decode_image
 from embedkd.sources.reader import ShardStream
-from embedkd.sources.shards import list_data, shard_path
+from embedkd.sources.roots import ShardSource, open_root
+from embedkd.sources.shards import list_data
 from embedkd.teachers import load_teacher
 
 Decode = Callable[[bytes], NDArray[np.uint8]]
@@ -83,9 +84,10 @@ def decoders() -> dict[str, Decode]:
 def pictures(count: int) -> list[Image.Image]:
     """So many of the embedded pictures."""
     listing = list_data("data:clipart")
+    root = open_root(listing.root)
     found: list[Image.Image] = []
     for name in listing.names:
-        with ShardStream(shard_path(listing.root, name), name) as stream:
+        with ShardStream(ShardSource(root, name)) as stream:
             for sample in stream:
                 suffix = image_suffix(sample.fields, sample.key)
                 if suffix is not None:

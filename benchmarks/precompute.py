@@ -40,7 +40,8 @@ from embedkd.records import DecodePolicy
 from embedkd.sources.fields import image_suffix
 from embedkd.sources.images import decode_image
 from embedkd.sources.reader import ShardStream
-from embedkd.sources.shards import index_shards, list_data, shard_path
+from embedkd.sources.roots import ShardSource, open_root
+from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, create_store, remembered_root
 from embedkd.teachers import LoadOptions, Teacher, load_teacher, tune_allocator
@@ -63,10 +64,11 @@ class Comparison:
         self._listing = list_data(str(data))
         self._shards = index_shards(self._listing)
         self._batch_size = batch_size
+        root = open_root(self._listing.root)
         self.images = [
             sample.fields[suffix]
             for name in self._listing.names
-            for sample in ShardStream(shard_path(self._listing.root, name), name)
+            for sample in ShardStream(ShardSource(root, name))
             if (suffix := image_suffix(sample.fields, sample.key)) is not None
         ]
         first = self.images[: _PRELOADED_BATCHES * batch_size]

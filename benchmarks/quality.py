@@ -34,7 +34,8 @@ from embedkd.sources.fields import image_suffix, label
 from embedkd.sources.items import PackItem
 from embedkd.sources.pack import write_shards
 from embedkd.sources.reader import ShardStream
-from embedkd.sources.shards import list_data, shard_path
+from embedkd.sources.roots import ShardSource, open_root
+from embedkd.sources.shards import list_data
 from embedkd.store import default_name, open_store, write_class_set
 from embedkd.training import FixedView, load_student, train
 
@@ -53,9 +54,10 @@ PIPELINE = Path(__file__).parent.parent / "pipelines" / "clipart.toml"
 def embedded_items() -> tuple[list[PackItem], tuple[str, ...]]:
     """Every sample of the embedded data set, without its split, and the class names."""
     listing = list_data("data:clipart")
+    root = open_root(listing.root)
     items = []
     for name in listing.names:
-        with ShardStream(shard_path(listing.root, name), name) as stream:
+        with ShardStream(ShardSource(root, name)) as stream:
             for sample in stream:
                 suffix = image_suffix(sample.fields, sample.key)
                 assert suffix is not None

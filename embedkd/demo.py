@@ -19,9 +19,11 @@ from embedkd.evaluation import evaluate_run
 from embedkd.precompute import EMBEDDED_DATA, add_class_set, precompute
 from embedkd.report import write_report
 from embedkd.sources.fields import image_suffix, label
+from embedkd.sources.index_json import INDEX_NAME
 from embedkd.sources.pack import pack
 from embedkd.sources.reader import ShardStream
-from embedkd.sources.shards import INDEX_NAME, list_data, shard_path
+from embedkd.sources.roots import ShardSource, open_root
+from embedkd.sources.shards import list_data
 from embedkd.storage import write_error
 from embedkd.store import open_store
 from embedkd.training import TrainResult, train
@@ -149,14 +151,14 @@ def unpack_embedded(folder: Path) -> Path:
         The CSV.
     """
     listing = list_data(EMBEDDED_DATA)
-    classes = listing.classes or ()
+    classes, root = listing.classes or (), open_root(listing.root)
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "images.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "caption", "split"])
         for shard in listing.indexed:
-            with ShardStream(shard_path(listing.root, shard.url), shard.url) as stream:
+            with ShardStream(ShardSource(root, shard.url)) as stream:
                 for sample in stream:
                     suffix = image_suffix(sample.fields, sample.key)
                     assert suffix is not None

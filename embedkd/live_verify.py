@@ -15,9 +15,13 @@ from embedkd.seeding import generator
 from embedkd.sources.fields import CAPTION_SUFFIX, image_suffix
 from embedkd.sources.images import decode_image
 from embedkd.sources.reader import ShardStream
-from embedkd.sources.shards import list_data, shard_path
+from embedkd.sources.roots import ShardSource, open_root
+from embedkd.sources.shards import root_of
 from embedkd.store import SAME_COSINE
+from embedkd.store.agreeing import MOST_LOST, least_cosine
 from embedkd.store.heads import is_derived
+from embedkd.store.quantising import encode
+from embedkd.store.rows import FloatRows, comparable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedkd.records import Sample, TeacherSpec
-    from embedkd.store import Slot, TeacherView
+    from embedkd.storage import Storage
+    from embedkd.store import Rows, Slot, TeacherView
     from embedkd.teachers import Teacher
 
 _BATCH = 32
@@ -43,7 +48,8 @@ class LiveCheck:
         rows: Rows compared.
         cosine_mean: Mean cosine of the live row and the stored one.
         cosine_min: The smallest.
-        max_error: Greatest absolute difference of a value.
+        max_error: Greatest absolute difference of a value; of a probability where rows are top-k logits.
+        least: The smallest cosine that passes.
     """
 
     output: str
@@ -51,11 +57,12 @@ class LiveCheck:
     cosine_mean: float
     cosine_min: float
     max_error: float
+    least: float = SAME_COSINE
 
     @property
     def passed(self) -> bool:
-        """Whether every row is as near as two machines come to each other (cosine 0.9999)."""
-        return self.cosine_min >= SAME_COSINE
+        """Whether every row is as near as two machines come to each other (cosine 0.9999), but for its encoding."""
+        return self.cosine_min >= self.least
 
 
 def verify_live(
@@ -92,18 +99,20 @@ def verify_live(
     watch = progress or Silent()
     tune_allocator()
     live = load_again(view.spec, teacher, device, trusted_code)
-    root = view.store.data_root if data is None else list_data(data).root
+    root = open_root(view.store.data_root if data is None else root_of(data))
     picks = _draw(view, samples, seed)
     found: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = defaultdict(list)
+    lost: dict[str, float] = defaultdict(float)
     watch.begin("verify", sum(len(ordinals) for _, ordinals in picks), "samples")
     try:
         for slot, ordinals in picks:
-            for output, pair in _compare_slot(view, live, slot, ordinals, root):
-                found[output].append(pair)
+            for output, said, kept in _compare_slot(view, live, slot, ordinals, root):
+                found[output].append(comparable(FloatRows(said), kept))
+                lost[output] = max(lost[output], _lost(view, output, said))
             watch.advance(len(ordinals))
     finally:
         watch.end()
-    return [_judge(output, pairs) for output, pairs in sorted(found.items())]
+    return [_judge(output, pairs, lost[output]) for output, pairs in sorted(found.items())]
 
 
 def load_again(spec: "TeacherSpec", name: str | None, device: str, trusted_code: str | None) -> "Teacher":
@@ -120,8 +129,9 @@ def load_again(spec: "TeacherSpec", name: str | None, device: str, trusted_code:
     drawn = _RANDOM_SOURCE.fullmatch(spec.source)
     options = LoadOptions(device, spec.precision, None if drawn is None else int(drawn[1]), trusted_code)
     teacher = load_teacher(name or recorded_name(spec), options)
-    if teacher.spec.fingerprint != spec.fingerprint:
-        ours, theirs = spec.to_json(), teacher.spec.to_json()
+    loaded = teacher.spec.encoded(spec.encodings)
+    if loaded.fingerprint != spec.fingerprint:
+        ours, theirs = spec.to_json(), loaded.to_json()
         differ = [key for key in ("model", "weights_sha256", "preprocess", "outputs") if ours[key] != theirs[key]]
         raise TeacherError(
             f"{name or recorded_name(spec)} is not the teacher of this store: {' and '.join(differ) or 'it'} differ\n"
@@ -158,8 +168,8 @@ def _draw(view: "TeacherView", samples: int, seed: int) -> list[Pick]:
 
 
 def _compare_slot(
-    view: "TeacherView", live: "Teacher", slot: "Slot", ordinals: list[int], root: str
-) -> "Iterator[tuple[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]":
+    view: "TeacherView", live: "Teacher", slot: "Slot", ordinals: list[int], root: "Storage"
+) -> "Iterator[tuple[str, NDArray[np.float64], Rows]]":
     """For every committed output: live and stored rows of the samples that have an embedding."""
     samples = _samples(slot, ordinals, root)
     for output in view.outputs:
@@ -172,12 +182,21 @@ def _compare_slot(
         usable = [ordinal for ordinal in ordinals if read.status[ordinal] == RowStatus.OK]
         if usable:
             said = _say(live, output, [samples[ordinal] for ordinal in usable], view, slot)
-            yield output, (said, read.rows[usable].astype(np.float64))
+            yield output, said, read.stored.take(np.array(usable))
 
 
-def _samples(slot: "Slot", ordinals: list[int], root: str) -> "Mapping[int, Sample]":
+def _lost(view: "TeacherView", output: str, said: "NDArray[np.float64]") -> float:
+    """What encoding may have changed: of top-k logits what it does to these rows, else what the store says it did."""
+    spec = view.spec.output(output)
+    assert spec is not None
+    if spec.top is None:
+        return min(view.error(output).max, MOST_LOST)
+    return encode(spec, said.astype(np.float32), np.full(len(said), RowStatus.OK, np.uint8)).error.max
+
+
+def _samples(slot: "Slot", ordinals: list[int], root: "Storage") -> "Mapping[int, Sample]":
     wanted = {slot.start + ordinal: ordinal for ordinal in ordinals}
-    with ShardStream(shard_path(root, slot.shard.url), slot.shard.url) as stream:
+    with ShardStream(ShardSource(root, slot.shard.url)) as stream:
         found = {wanted[sample.ordinal]: sample for sample in stream if sample.ordinal in wanted}
     missing = set(ordinals) - set(found)
     if missing:
@@ -209,9 +228,10 @@ def _pixels(live: "Teacher", sample: "Sample", view: "TeacherView", slot: "Slot"
     return live.preprocess(decode_image(sample.fields[suffix], view.store.policy))
 
 
-def _judge(output: str, pairs: "list[tuple[NDArray[np.float64], NDArray[np.float64]]]") -> LiveCheck:
+def _judge(output: str, pairs: "list[tuple[NDArray[np.float64], NDArray[np.float64]]]", lost: float = 0.0) -> LiveCheck:
     said, stored = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
     lengths = np.linalg.norm(said, axis=1) * np.linalg.norm(stored, axis=1)
     # Two rows of zeros say the same; one of them alone does not.
     alike = np.where((said == stored).all(axis=1), 1.0, (said * stored).sum(axis=1) / np.maximum(lengths, 1e-30))
-    return LiveCheck(output, len(said), float(alike.mean()), float(alike.min()), float(np.abs(said - stored).max()))
+    away = float(np.abs(said - stored).max())
+    return LiveCheck(output, len(said), float(alike.mean()), float(alike.min()), away, least_cosine(lost))

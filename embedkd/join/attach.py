@@ -1,5 +1,6 @@
 """Stored targets in anyone's own webdataset pipeline: dicts and numpy arrays, no torch and no webdataset."""
 
+from bisect import bisect_right
 from collections import Counter
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -107,7 +108,7 @@ class AttachTargets:
             return None, "has no row"
         if not table.usable[found]:
             return None, "has no embedding"
-        rows = {f"{output}.{_KIND}": values[found].copy() for output, values in table.rows.items()}
+        rows = {f"{output}.{_KIND}": row for output, row in table.rows_at(found).items()}
         taken = sorted(rows.keys() & sample.keys())
         if taken:
             raise JoinError(f"sample {key!r} of {url} has a field {taken[0]} already; attach targets once")
@@ -132,7 +133,8 @@ class _Table:
     def __init__(self, view: TeacherView, shard: "Shard", outputs: tuple[str, ...]) -> None:
         slots = [slot for slot in view.store.slots if slot.shard == shard]
         reads = {output: [view.read(slot, output) for slot in slots] for output in outputs}
-        self.rows = {output: np.concatenate([read.rows for read in parts]) for output, parts in reads.items()}
+        self._stored = {output: [read.stored for read in parts] for output, parts in reads.items()}
+        self._starts = [slot.start for slot in slots]
         status = [np.concatenate([read.status for read in parts]) for parts in reads.values()]
         self.usable = np.logical_and.reduce([part == RowStatus.OK for part in status])
         keys = np.concatenate([read.keys for read in reads[outputs[0]]])
@@ -146,6 +148,12 @@ class _Table:
         wanted = np.uint64(key_hash(key))
         at = int(np.searchsorted(self._keys, wanted))
         return int(self._order[at]) if at < len(self._keys) and self._keys[at] == wanted else None
+
+    def rows_at(self, found: int) -> "dict[str, NDArray[Any]]":
+        """Output to row [D], decoded."""
+        part = bisect_right(self._starts, found) - 1
+        row = found - self._starts[part]
+        return {output: stored[part][row].copy() for output, stored in self._stored.items()}
 
 
 def find_shard(url: str, shards: "Iterable[Shard]") -> "Shard":

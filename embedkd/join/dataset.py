@@ -145,7 +145,7 @@ class JoinedShards(IterableDataset[Batch]):
         """
         positions, valid = batch_positions(self.rows, step, self.global_batch_size, *self._ranks)
         places = zip(*self._epoch_order(epoch).at(positions), strict=True)
-        joined = [self._reader.read(int(slot), int(number)) for slot, number in places]
+        joined = self._reader.read_all([(int(slot), int(number)) for slot, number in places])
         return Batch(
             keys=tuple(sample.key for sample in joined),
             pixels=torch.stack([self._pixels(sample, epoch) for sample in joined]),

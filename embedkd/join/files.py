@@ -1,97 +1,102 @@
-"""Random access to the samples of a tar that was proven to be the right one."""
+"""Samples of a tar in any order, each by one read of its bytes, and each proven before anybody uses it."""
 
-import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedkd.errors import JoinError, ShardError
-from embedkd.sources.fields import LABEL_SUFFIX, NO_LABEL, image_suffix, label
-from embedkd.sources.index import index_file
-from embedkd.sources.reader import open_shard
+from embedkd.records import MAX_SAMPLE_BYTES, Place, Sample, crc32c, key_hash
+from embedkd.sources.index import index_shard
+from embedkd.sources.ranges import sample_of
+from embedkd.sources.reader import check_same
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from numpy.typing import NDArray
 
     from embedkd.records import Shard
-    from embedkd.sources.index import IndexedSample
+    from embedkd.sources.roots import ShardSource
 
-_NOWHERE = (-1, -1)
+_RESTORE = "restore the shard, or precompute a new store from what is there"
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """What proves the samples of a shard, or of a slot of it.
+
+    Attributes:
+        keys: u64 [n], hashes of their keys.
+        places: u64 [n, 3], see `Place`.
+    """
+
+    keys: "NDArray[np.uint64]"
+    places: "NDArray[np.uint64]"
 
 
 class ShardFile:
-    """A tar with random access to its samples, after it was proven to be the one that the manifest names.
+    """A tar with random access to its samples. It is not read as a whole: its length is compared, and each sample.
 
     Args:
         shard: What the manifest or index says.
-        path: The file.
-
-    Attributes:
-        keys: Of all samples.
+        source: The tar.
 
     Raises:
-        ShardError: The file is missing, damaged, or another one, or a sample holds several images.
+        ShardError: The tar is missing, or has another length.
     """
 
-    def __init__(self, shard: "Shard", path: "Path") -> None:
+    def __init__(self, shard: "Shard", source: "ShardSource") -> None:
         self._url = shard.url
-        with open_shard(path, shard.url) as file:
-            found = index_file(file, shard.url)
-            self._handle = os.dup(file.fileno())  # bare, since a file object complains about being collected
-        if (found.size_bytes, found.blake2b, len(found.samples)) != (shard.size_bytes, shard.blake2b, shard.rows):
+        self._ranges = source.ranges()
+        if self._ranges.size_bytes != shard.size_bytes:
             raise ShardError(
-                f"shard {shard.url} is not the one that was indexed: expected {shard.rows} samples in "
-                f"{shard.size_bytes} bytes, got {len(found.samples)} in {found.size_bytes} at {path}, or other bytes; "
-                "restore it, or precompute a new store from what is there"
+                f"shard {shard.url} is not the one that was indexed: expected {shard.size_bytes} bytes, got "
+                f"{self._ranges.size_bytes} at {source.place}; {_RESTORE}"
             )
-        self.keys = tuple(sample.key for sample in found.samples)
-        # Two arrays, since a Python object a member is ten times as large and a worker has dozens of tars open.
-        self._images = np.array([self._find_image(sample) for sample in found.samples], np.int64)
-        self._labels = np.array([_find(sample, LABEL_SUFFIX) for sample in found.samples], np.int64)
 
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
+    def sample(self, ordinal: int, table: SampleTable, row: int) -> Sample:
+        """One sample, read and proven; safe for threads.
 
-    def where(self, ordinal: int) -> str:
-        """A sample, as messages name it."""
-        return _where(self.keys[ordinal], self._url)
-
-    def image(self, ordinal: int) -> bytes:
-        """Bytes of one sample's image.
+        Args:
+            ordinal: Its number in the tar.
+            table: Says where it lies, and what proves it.
+            row: Its row there.
 
         Raises:
-            JoinError: The sample has none.
+            ShardError: Its bytes are not those that were indexed.
+            JoinError: It has another key.
+            StorageError: A remote tar cannot be read.
         """
-        offset, size = self._images[ordinal].tolist()
-        if offset < 0:
-            raise JoinError(
-                f"{self.where(ordinal)} has no image; train on a store of these shards, which knows what to leave out"
-            )
-        return self._read(offset, size)
-
-    def label(self, ordinal: int) -> int:
-        """One sample's label, NO_LABEL without one."""
-        offset, size = self._labels[ordinal].tolist()
-        return NO_LABEL if offset < 0 else label({LABEL_SUFFIX: self._read(offset, size)}, self.where(ordinal))
-
-    def _find_image(self, sample: "IndexedSample") -> tuple[int, int]:
-        suffix = image_suffix((member.suffix for member in sample.members), _where(sample.key, self._url))
-        return _NOWHERE if suffix is None else _find(sample, suffix)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        try:
-            data = os.pread(self._handle, size, offset)
-        except OSError as error:
-            raise ShardError(f"cannot read shard {self._url}: {error.strerror}") from error
-        if len(data) != size:
+        place = Place(*table.places[row].tolist())
+        where = f"sample {ordinal} of {self._url}"
+        if not 0 < place.size_bytes <= MAX_SAMPLE_BYTES:
+            raise ShardError(f"{where} cannot have {place.size_bytes} bytes; precompute the store again")
+        data = self._ranges.read(place.offset_bytes, place.size_bytes)
+        if len(data) != place.size_bytes:
             raise ShardError(f"shard {self._url} was cut while it was in use; restore it and go on")
-        return data
+        if crc32c(data) != place.crc32c:
+            raise ShardError(
+                f"{where} ({place.size_bytes} bytes from {place.offset_bytes} on) is not the one that was indexed; "
+                f"{_RESTORE}"
+            )
+        key, fields = sample_of(data, where)
+        if key_hash(key) != int(table.keys[row]):
+            raise JoinError(
+                f"sample {key!r} of {self._url} (number {ordinal}) has another key in the store; "
+                "precompute the store again"
+            )
+        return Sample(key, ordinal, fields, place)
 
 
-def _find(sample: "IndexedSample", suffix: str) -> tuple[int, int]:
-    return next(((m.offset_bytes, m.size_bytes) for m in sample.members if m.suffix == suffix), _NOWHERE)
+def scan_table(shard: "Shard", source: "ShardSource") -> SampleTable:
+    """What proves the samples of a shard of which no store knows: one scan of the tar.
 
-
-def _where(key: str, url: str) -> str:
-    return f"sample {key!r} of {url}"
+    Raises:
+        ShardError: The tar is damaged, or another one than was indexed.
+        StorageError: A remote tar cannot be read.
+    """
+    found = index_shard(source)
+    check_same(shard, found.size_bytes, found.blake2b, len(found.samples))
+    return SampleTable(
+        np.array([key_hash(sample.key) for sample in found.samples], np.uint64),
+        np.array([sample.place for sample in found.samples], np.uint64),
+    )

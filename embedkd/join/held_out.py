@@ -4,26 +4,32 @@ Which samples are held out is a function of the seed, their keys and their label
 never seen them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedkd.errors import JoinError
-from embedkd.join.files import ShardFile
 from embedkd.join.samples import Samples
 from embedkd.join.slots import Joined, SlotReader, SlotTargets
 from embedkd.records import key_hash
-from embedkd.sources.shards import shard_path
+from embedkd.sources.fields import label as label_of
+from embedkd.sources.reader import ShardStream, check_same
+from embedkd.sources.roots import ShardSource, open_root
 from embedkd.store import TeacherView, open_store
 from embedkd.store.heads import ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from embedkd.store import Slot
 
 _STREAM = b"held out"
+# From a slot to keys (u64 [n]) and labels (int64 [n]) of its usable samples.
+_Look = Callable[["Slot"], tuple["NDArray[np.uint64]", "NDArray[np.int64]"]]
 
 
 def held_out(
@@ -63,7 +69,8 @@ def split_held_out(samples: Samples, *, share: float, seed: int) -> "tuple[Chose
         SourceError: A shard or a label cannot be used.
         StoreError: The store's rows cannot be trusted.
     """
-    read = [_keys_and_labels(samples, at) for at in range(len(samples.slots))]
+    look = _in_shards(samples) if samples.store is None or samples.teacher_id is None else _in_store(samples)
+    read = [look(slot) for slot in samples.slots]
     if not read:
         raise JoinError("expected training samples to hold some out, got none")
     keys, labels = (np.concatenate(parts) for parts in zip(*read, strict=True))
@@ -107,23 +114,34 @@ class _ChosenReader(SlotReader):
         self._whole = whole
         self._numbers = numbers
 
-    def read(self, at: int, number: int) -> Joined:
-        """See `SlotReader.read`."""
-        return self._whole.read(at, int(self._numbers[at][number]))
+    def read_all(self, wanted: "Sequence[tuple[int, int]]") -> list[Joined]:
+        """See `SlotReader.read_all`."""
+        return self._whole.read_all([(at, int(self._numbers[at][number])) for at, number in wanted])
 
 
-def _keys_and_labels(samples: Samples, at: int) -> "tuple[NDArray[np.uint64], NDArray[np.int64]]":
-    """Keys and labels of a slot's usable samples."""
-    slot = samples.slots[at]
-    if samples.store is None or samples.teacher_id is None:
-        return _from_shard(samples, slot)
-    view = TeacherView(open_store(samples.store), samples.teacher_id)
-    found = SlotTargets.read(view, slot, samples.outputs, labels_needed=samples.labels_needed)
-    return found.keys[found.ordinals], found.labels[found.ordinals].astype(np.int64)
+def _in_store(samples: Samples) -> _Look:
+    assert samples.store is not None
+    view = TeacherView(open_store(samples.store), str(samples.teacher_id))
+
+    def look(slot: "Slot") -> "tuple[NDArray[np.uint64], NDArray[np.int64]]":
+        found = SlotTargets.read(view, slot, samples.outputs, labels_needed=samples.labels_needed)
+        return found.table.keys[found.ordinals], found.labels[found.ordinals].astype(np.int64)
+
+    return look
 
 
-def _from_shard(samples: Samples, slot: "Slot") -> "tuple[NDArray[np.uint64], NDArray[np.int64]]":
-    file = ShardFile(slot.shard, shard_path(samples.root, slot.shard.url))
-    ordinals = range(slot.start, slot.start + slot.rows)
-    keys = np.array([key_hash(file.keys[i]) for i in ordinals], np.uint64)
-    return keys, np.array([file.label(i) for i in ordinals], np.int64)
+def _in_shards(samples: Samples) -> _Look:
+    root = open_root(samples.root)
+
+    def look(slot: "Slot") -> "tuple[NDArray[np.uint64], NDArray[np.int64]]":
+        keys: list[int] = []
+        labels: list[int] = []
+        with ShardStream(ShardSource(root, slot.shard.url)) as stream:
+            for sample in stream:
+                keys.append(key_hash(sample.key))
+                labels.append(label_of(sample.fields, f"sample {sample.key!r} of {slot.shard.url}"))
+        check_same(slot.shard, stream.size_bytes, stream.blake2b, len(keys))
+        chosen = slice(slot.start, slot.start + slot.rows)
+        return np.array(keys[chosen], np.uint64), np.array(labels[chosen], np.int64)
+
+    return look

@@ -2,20 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 from embedkd.errors import JoinError
-from embedkd.join.order import MAX_LANES
-from embedkd.join.slots import SlotReader, SlotTargets
+from embedkd.join.order import BLOCK_ROWS, MAX_LANES
+from embedkd.join.slots import SlotReader, SlotTargets, is_elsewhere
 from embedkd.records import DecodePolicy, Shard, Split
-from embedkd.sources.shards import shard_path
 from embedkd.store import Slot, SlotCounts, TeacherView, open_store
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-_OPEN_SLOTS = 2 * MAX_LANES  # a lane reads one slot, or two where one ends
 
 
 @dataclass(frozen=True)
@@ -54,16 +46,19 @@ class Samples:
         return SlotReader(
             self.slots,
             self.counts,
-            partial(_path_of, self.root),
+            self.root,
             None if self.store is None else self._targets_of(),
             labels_needed=self.labels_needed,
-            open_slots=_OPEN_SLOTS,
+            open_slots=open_slots(self.counts),
+            at_once=is_elsewhere(self.root, self.store),
         )
 
     def _targets_of(self) -> Callable[[Slot], SlotTargets]:
         assert self.store is not None
         assert self.teacher_id is not None
         view = TeacherView(open_store(self.store), self.teacher_id)
+        for output in self.outputs or view.outputs[:1]:
+            view.committed(self.slots[0], output)  # reads what slots share, before several threads want it at once
         return lambda slot: SlotTargets.read(view, slot, self.outputs, labels_needed=self.labels_needed)
 
 
@@ -82,7 +77,7 @@ def stored_samples(
         view: The teacher's part of the store.
         split: Which split.
         outputs: Outputs to join; with none, samples are left out where the teacher's first output is missing.
-        data: Folder where the shards lie, if it is not where the store remembers them.
+        data: Folder or URL where the shards lie, if it is not where the store remembers them.
         labels_needed: Whether samples without a label are left out.
         allow_partial: Leave out what has no target, instead of refusing.
 
@@ -129,8 +124,14 @@ def shard_samples(
     return Samples(slots, tuple(s.rows for s in slots), {}, root, policy or DecodePolicy(), labels_needed=labels_needed)
 
 
-def _path_of(root: str, shard: Shard) -> "Path":
-    return shard_path(root, shard.url)
+def open_slots(counts: Sequence[int]) -> int:
+    """How many slots a reader comes back to: those that the blocks of all lanes lie in, by their mean length.
+
+    >>> open_slots([10_000] * 40_000), open_slots([1_000] * 500), open_slots([100] * 7)
+    (16, 48, 7)
+    """
+    in_block = -(-BLOCK_ROWS * len(counts) // max(sum(counts), 1)) + 1  # a lane's block, and what it is cut by
+    return max(1, min(MAX_LANES * in_block, len(counts)))
 
 
 def _usable(

@@ -1,31 +1,21 @@
-"""What is in a tar: samples, members and their offsets."""
+"""What is in a tar: its samples and where they lie."""
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedkd.sources.reader import HashingReader, open_shard, walk
+from embedkd.records import Place
+from embedkd.sources.reader import HashingReader, open_tar, walk
 
 if TYPE_CHECKING:
-    import tarfile
-    from pathlib import Path
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One field of a sample: its suffix in lower case, and where its bytes lie in the tar."""
-
-    suffix: str
-    offset_bytes: int
-    size_bytes: int
+    from embedkd.sources.roots import ShardSource
 
 
 @dataclass(frozen=True, slots=True)
 class IndexedSample:
-    """One sample: webdataset's key and its members in the tar's order."""
+    """One sample: webdataset's key, and where it lies."""
 
     key: str
-    members: tuple[Member, ...]
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -43,29 +33,18 @@ class ShardIndex:
     samples: tuple[IndexedSample, ...]
 
 
-def index_shard(path: "Path", url: str) -> ShardIndex:
-    """Scan one local tar: every header, every byte for the hash, and the end of the archive.
+def index_shard(source: "ShardSource") -> ShardIndex:
+    """Scan one tar: every header, every byte for the hash, and the end of the archive.
 
     Args:
-        path: The tar, uncompressed.
-        url: Its name in messages.
+        source: The tar, uncompressed.
 
     Raises:
-        ShardError: The file is missing, empty, no tar, compressed, cut or damaged, holds no sample, or a key twice.
+        ShardError: The tar is missing, empty, no tar, compressed, cut or damaged, holds no sample, or a key twice.
+        StorageError: A remote tar cannot be read to its end.
     """
-    with open_shard(path, url) as file:
-        return index_file(file, url)
-
-
-def index_file(file: io.FileIO, url: str) -> ShardIndex:
-    """The same of an open file, from its beginning; raises as `index_shard`."""
-    reader = HashingReader(file)
-    samples = tuple(
-        IndexedSample(key, tuple(Member(suffix, *place) for suffix, place in places.items()))
-        for key, places in walk(reader, url, _place)
-    )
+    length = source.size_bytes()
+    with open_tar(source) as file:
+        reader = HashingReader(file, length)
+        samples = tuple(IndexedSample(key, place) for key, _, place in walk(reader, source.name, lambda *_: None))
     return ShardIndex(reader.size_bytes, reader.blake2b, samples)
-
-
-def _place(_: "tarfile.TarFile", info: "tarfile.TarInfo") -> tuple[int, int]:
-    return info.offset_data, info.size

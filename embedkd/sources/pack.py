@@ -15,9 +15,9 @@ from embedkd.records import SPLITS, Shard, Split, canonical_json
 from embedkd.seeding import stream_seed
 from embedkd.sources.cifar import read_cifar
 from embedkd.sources.fields import CAPTION_SUFFIX, LABEL_SUFFIX
+from embedkd.sources.index_json import INDEX_NAME
 from embedkd.sources.items import PackItem, PackSource, read_csv, read_folder
 from embedkd.sources.keys import sample_keys
-from embedkd.sources.shards import INDEX_NAME
 from embedkd.sources.splits import stratified_splits
 from embedkd.storage import make_folder, sync_folder, unnamed_file, write_all, write_atomic, write_error
 

@@ -9,50 +9,61 @@ and so in webdataset. Here the end is looked at: two zero blocks and nothing but
 """
 
 import hashlib
-import io
-import os
-import re
 import tarfile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedkd.errors import ShardError
-from embedkd.records import Sample
+from embedkd.records import MAX_SAMPLE_BYTES, Place, Sample
+from embedkd.sources.members import is_meta, key_and_suffix
+from embedkd.sources.places import Places
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
+
+    from embedkd.records import Shard
+    from embedkd.sources.roots import ShardSource
 
 T = TypeVar("T")
 
 _STREAM_BYTES = 64 << 10
 _DRAIN_BYTES = 1 << 20
 _BLOCK_BYTES = 512
-_META = re.compile(r"__[^/]*__($|/)")  # the members that webdataset skips, in tar_file_iterator's own words
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 # What tarfile lets out on bytes that are damaged in the right place: a number that is none, a chain of long names.
-_DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, ArithmeticError, RecursionError)
+DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, LookupError, ArithmeticError, RecursionError)
+# Records of a global extended header that change what members behind it are called or hold.
+_CHANGING = {"path", "size", "hdrcharset"}
 
 
 class HashingReader:
-    """A forward-only binary stream over an open file that hashes what passes through.
+    """A forward-only binary stream over an open tar that hashes what passes through.
+
+    Args:
+        file: The tar, at its first byte.
+        length_bytes: Its length.
 
     Attributes:
         size_bytes: Bytes read so far.
         zeros_from: Everything read from this offset on was zero.
+        places: Is shown every byte.
     """
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: "io.BufferedIOBase", length_bytes: int) -> None:
         self._file = file
         self._digest = hashlib.blake2b(digest_size=32)
+        self.length_bytes = length_bytes
         self.size_bytes = 0
         self.zeros_from = 0
+        self.places = Places()
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes; none at the end."""
-        chunk = self._file.read(size) or b""
+        chunk = self._file.read(size)
         self._digest.update(chunk)
+        self.places.take(chunk)
         content = len(chunk.rstrip(b"\0"))
         if content:
             self.zeros_from = self.size_bytes + content
@@ -60,53 +71,30 @@ class HashingReader:
         return chunk
 
     @property
-    def length_bytes(self) -> int:
-        """Length of the file now."""
-        return os.fstat(self._file.fileno()).st_size
-
-    @property
     def blake2b(self) -> str:
         """BLAKE2b-256 of the bytes read so far, hexadecimal."""
         return self._digest.hexdigest()
 
 
-def open_shard(path: "Path", url: str) -> io.FileIO:
-    """Open a tar for reading.
-
-    Raises:
-        ShardError: It is missing, no file, empty or compressed.
-    """
-    try:
-        file = io.FileIO(path)
-        magic = os.pread(file.fileno(), 6, 0)
-    except OSError as error:
-        raise ShardError(f"cannot open shard {url} at {path}: {error.strerror}") from error
-    if magic and not magic.startswith(_COMPRESSED):
-        return file
-    file.close()
-    if not magic:
-        raise ShardError(f"shard {url} is empty (0 bytes); make or copy it again")
-    raise ShardError(f"shard {url} is compressed; expected a plain tar (images are compressed already): unpack it once")
-
-
 class ShardStream:
-    """Samples of one local tar in order, read once from front to back, hashed on the way.
+    """Samples of one tar in order, read once from front to back, hashed on the way.
 
     Use as a context manager. After the last sample the tar is known to be whole, and `size_bytes` and `blake2b`
-    describe it; whether it is the tar that was indexed is for the caller to compare.
+    describe it; whether it is the tar that was indexed is for the caller to ask, see `check_same`.
 
     Args:
-        path: The tar, uncompressed.
-        url: Its name in messages.
+        source: The tar, uncompressed.
 
     Raises:
-        ShardError: Here or on iteration, see `open_shard` and `walk`.
+        ShardError: Here, if it is missing, no file, empty or compressed; on iteration, see `walk`.
+        StorageError: On iteration, if a remote tar cannot be read on.
     """
 
-    def __init__(self, path: "Path", url: str) -> None:
-        self._url = url
-        self._file = open_shard(path, url)
-        self._reader = HashingReader(self._file)
+    def __init__(self, source: "ShardSource") -> None:
+        self._name = source.name
+        length = source.size_bytes()
+        self._file = open_tar(source)
+        self._reader = HashingReader(self._file, length)
 
     def __enter__(self) -> "Self":
         return self
@@ -117,8 +105,8 @@ class ShardStream:
         self._file.close()
 
     def __iter__(self) -> "Iterator[Sample]":
-        for ordinal, (key, fields) in enumerate(walk(self._reader, self._url, _content)):
-            yield Sample(key, ordinal, fields)
+        for ordinal, (key, fields, place) in enumerate(walk(self._reader, self._name, _content)):
+            yield Sample(key, ordinal, fields, place)
 
     @property
     def size_bytes(self) -> int:
@@ -131,10 +119,42 @@ class ShardStream:
         return self._reader.blake2b
 
 
+def open_tar(source: "ShardSource") -> "io.BufferedReader":
+    """Open a tar for reading from its first byte.
+
+    Raises:
+        ShardError: It is missing, no file, empty or compressed.
+    """
+    file = source.open()
+    magic = file.peek(1)
+    if magic and not magic.startswith(_COMPRESSED):
+        return file
+    file.close()
+    if not magic:
+        raise ShardError(f"shard {source.name} is empty (0 bytes); make or copy it again")
+    raise ShardError(
+        f"shard {source.name} is compressed; expected a plain tar (images are compressed already): unpack it once"
+    )
+
+
+def check_same(shard: "Shard", size_bytes: int, blake2b: str, rows: int) -> None:
+    """Compare a tar that was read with what an index or a manifest says of it.
+
+    Raises:
+        ShardError: It is another one.
+    """
+    if (size_bytes, blake2b, rows) != (shard.size_bytes, shard.blake2b, shard.rows):
+        raise ShardError(
+            f"shard {shard.url} is not the one that was indexed: expected {shard.rows} samples in "
+            f"{shard.size_bytes} bytes, got {rows} in {size_bytes}, or other bytes; restore it, or precompute a new "
+            "store from what is there"
+        )
+
+
 def walk(
     reader: HashingReader, url: str, value: "Callable[[tarfile.TarFile, tarfile.TarInfo], T]"
-) -> "Iterator[tuple[str, dict[str, T]]]":
-    """Samples of a tar as ``(key, {suffix: value of the member})``; reads to the end of the file.
+) -> "Iterator[tuple[str, dict[str, T], Place]]":
+    """Samples of a tar as ``(key, {suffix: value of the member}, place)``; reads to the end of the tar.
 
     Args:
         reader: Fresh, over the tar.
@@ -153,7 +173,14 @@ def walk(
                 "give every sample of a shard its own key"
             )
         seen[key] = len(seen)
-        yield key, fields
+        found, place = reader.places.found.popleft()
+        assert found == key  # both cut names by webdataset's rule
+        if place.size_bytes > MAX_SAMPLE_BYTES:
+            raise ShardError(
+                f"sample {key!r} of {url} spans {place.size_bytes} bytes, expected up to {MAX_SAMPLE_BYTES}; pack it "
+                "smaller, and its members behind one another"
+            )
+        yield key, fields, place
     if not seen:
         raise ShardError(f"shard {url} holds no sample; expected members named <key>.<suffix>")
 
@@ -180,18 +207,23 @@ def _members(
     length = reader.length_bytes
     try:
         tar = _open_tar(reader)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ShardError(f"shard {url} is not a tar: {error}") from error
     try:
         with tar:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header of the archive
                 _check_member(info, tar.offset, length, url)
-                if info.isreg() and not _META.match(info.name):
+                _check_global(tar, url)
+                taken = info.isreg() and not is_meta(info.name)
+                field = key_and_suffix(info.name) if taken else None
+                reader.places.member(None if field is None else field[0], info.offset, tar.offset)
+                if taken:
                     yield {"fname": info.name, "data": value(tar, info), "__url__": url}
             while reader.read(_DRAIN_BYTES):
                 pass
-    except _DAMAGE as error:
+            reader.places.close()
+    except DAMAGE as error:
         raise ShardError(f"shard {url} cannot be read: {error}; make or copy it again") from error
     _check_end(reader, tar.offset, url)
 
@@ -216,6 +248,12 @@ def _check_member(info: tarfile.TarInfo, following: int, length: int, url: str) 
             info.name.encode()
         except UnicodeEncodeError:
             raise ShardError(f"shard {url}: expected member names in UTF-8, got {info.name!r}; rename it") from None
+
+
+def _check_global(tar: tarfile.TarFile, url: str) -> None:
+    """Refuse what makes a member depend on bytes far in front of it: its sample could not be read alone."""
+    if _CHANGING & tar.pax_headers.keys():
+        raise ShardError(f"shard {url} holds a global header that renames its members; pack it again")
 
 
 def _check_end(reader: HashingReader, end: int, url: str) -> None:

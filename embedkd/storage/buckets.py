@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _CHUNK_BYTES = 1 << 17
+_PAGE = 1_000  # objects: what a server lists at a time
 _log = logging.getLogger("embedkd.storage")
 # The process in which the library's threads run; they do not survive a fork, and waiting for them never ends.
 _started_in: list[int] = []
@@ -109,6 +110,28 @@ class BucketStorage(RemoteReader):
         below = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         names = {PurePosixPath(name).name for name in below if name != path}
         return sorted(name for name in names if not is_temporary(name))
+
+    def find(self, suffix: str, limit: int) -> list[tuple[str, int]]:
+        """See `RemoteReader.find`."""
+        self._enter()
+        found = self.asked(lambda: self._find_once(suffix, limit))
+        if isinstance(found, Failure):
+            raise self.error("list", "", found)
+        if found is None:
+            raise StorageError(f"{self.url} lists more than {limit:,} objects; name a smaller part of it")
+        return found
+
+    def _find_once(self, suffix: str, limit: int) -> list[tuple[str, int]] | None:
+        """None where there are too many."""
+        prefix, seen = self._location.prefix, 0
+        found: list[tuple[str, int]] = []
+        for page in obstore.list(self._client, prefix or None, chunk_size=_PAGE):
+            seen += len(page)
+            if seen > limit:
+                return None
+            paths = ((meta["path"].removeprefix(prefix).lstrip("/"), meta["size"]) for meta in page)
+            found += [(key, size) for key, size in paths if key.endswith(suffix)]
+        return sorted(found)
 
     def put_new(self, key: str, data: bytes) -> None:
         """See `Storage.put_new`.

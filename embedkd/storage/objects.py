@@ -129,15 +129,30 @@ class LocalStorage:
         """
         return self.root.joinpath(*key_parts(key, self.url))
 
+    def _owned(self, key: str) -> "Path":
+        """The file of a key that is written or removed: no link of a stranger's folder may lead that out of it.
+
+        Raises:
+            StorageError: One would.
+        """
+        path = self.path(key)
+        for folder in path.parents:
+            if folder == self.root:
+                break
+            if folder.is_symlink():
+                raise StorageError(f"cannot write {path}: {folder} is a link; copy the store to make it your own")
+        return path
+
     def get(self, key: str, *, limit_bytes: int | None = None) -> bytes:
         """See `Storage.get`."""
         path = self.path(key)
         try:
             return read_regular(path, limit_bytes)
         except OSError as error:
-            raise self._read_error(key, error) from error
+            raise self.read_error(key, error) from error
 
-    def _read_error(self, key: str, error: OSError) -> StorageError:
+    def read_error(self, key: str, error: OSError) -> StorageError:
+        """An OSError of a read as the error that it means."""
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return ObjectMissingError(f"{self.root} has no object {key}")
         return StorageError(f"cannot read {self.path(key)}: {error.strerror}")
@@ -151,7 +166,7 @@ class LocalStorage:
                 file.seek(start)
                 return file.read(min(length, max(size - start, 0)))
         except OSError as error:
-            raise self._read_error(key, error) from error
+            raise self.read_error(key, error) from error
 
     def stream(self, key: str, start: int = 0) -> "Iterator[bytes]":
         """See `Storage.stream`."""
@@ -162,7 +177,7 @@ class LocalStorage:
                 while chunk := file.read(_CHUNK_BYTES):
                     yield chunk
         except OSError as error:
-            raise self._read_error(key, error) from error
+            raise self.read_error(key, error) from error
 
     def size(self, key: str) -> int:
         """See `Storage.size`."""
@@ -171,11 +186,11 @@ class LocalStorage:
             with open_regular(path) as (_, size):
                 return size
         except OSError as error:
-            raise self._read_error(key, error) from error
+            raise self.read_error(key, error) from error
 
     def put_new(self, key: str, data: bytes) -> None:
         """See `Storage.put_new`."""
-        path = self.path(key)
+        path = self._owned(key)
         try:
             make_folder(path.parent)
             created = not os.path.lexists(path) and _create(path, data)  # a rerun finds all there and writes nothing
@@ -188,11 +203,11 @@ class LocalStorage:
 
     def replace(self, key: str, data: bytes) -> None:
         """See `Storage.replace`."""
-        write_atomic(self.path(key), data)
+        write_atomic(self._owned(key), data)
 
     def remove(self, key: str) -> None:
         """See `Storage.remove`."""
-        path = self.path(key)
+        path = self._owned(key)
         try:
             path.unlink()
         except (FileNotFoundError, NotADirectoryError):

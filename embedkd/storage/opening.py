@@ -10,7 +10,9 @@ from embedkd.storage.objects import LocalStorage, Storage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from embedkd.storage.buckets import BucketStorage
     from embedkd.storage.retries import Limits
+    from embedkd.storage.web import WebStorage
 
 
 def open_storage(url: str, *, limits: "Limits | None" = None, tell: "Callable[[str], None] | None" = None) -> Storage:
@@ -30,6 +32,13 @@ def open_storage(url: str, *, limits: "Limits | None" = None, tell: "Callable[[s
         return LocalStorage(Path(url))
     if scheme == "file" and rest.startswith("/"):
         return LocalStorage(Path(unquote(rest)))
+    return open_remote(url, limits=limits, tell=tell)
+
+
+def open_remote(
+    url: str, *, limits: "Limits | None" = None, tell: "Callable[[str], None] | None" = None
+) -> "BucketStorage | WebStorage":
+    """The storage behind a URL that is not of a local file; arguments and errors as of `open_storage`."""
     location = Location.of(url)
 
     # Only now: no client is needed for a folder.

@@ -1,7 +1,13 @@
-"""An object as a file that is read once, from its beginning: what tar readers want."""
+"""An object as a file that is read once, from its beginning, as tar readers want it; and ranges of it, in any order."""
 
 import io
+import os
 from typing import TYPE_CHECKING
+
+from embedkd.errors import StorageError
+from embedkd.storage.files import open_regular
+from embedkd.storage.keys import check_range
+from embedkd.storage.objects import LocalStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,3 +54,54 @@ class _Chunks(io.RawIOBase):
         if close is not None:
             close()
         super().close()
+
+
+class ObjectRanges:
+    """Ranges of one object, in any order; safe for threads.
+
+    Attributes:
+        size_bytes: Its length when it was opened.
+    """
+
+    def __init__(self, storage: "Storage", key: str) -> None:
+        self._storage = storage
+        self._key = key
+        self.size_bytes = storage.size(key)
+
+    def read(self, start: int, length: int) -> bytes:
+        """See `Storage.get_range`."""
+        return self._storage.get_range(self._key, start, length)
+
+
+class FileRanges(ObjectRanges):
+    """The same of a local file, which stays open: a file that takes its name later is another one."""
+
+    def __init__(self, storage: LocalStorage, key: str) -> None:
+        self._path = storage.path(key)
+        try:
+            with open_regular(self._path) as (file, self.size_bytes):
+                self._handle = os.dup(file.fileno())  # bare, since a file object complains about being collected
+        except OSError as error:
+            raise storage.read_error(key, error) from error
+
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
+
+    def read(self, start: int, length: int) -> bytes:
+        """See `Storage.get_range`."""
+        check_range(start, length)
+        try:
+            return os.pread(self._handle, length, start)
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path}: {error.strerror}") from error
+
+
+def open_ranges(storage: "Storage", key: str) -> ObjectRanges:
+    """Ranges of an object.
+
+    Raises:
+        ObjectMissingError: There is no such object.
+        StorageError: It cannot be read.
+    """
+    return FileRanges(storage, key) if isinstance(storage, LocalStorage) else ObjectRanges(storage, key)

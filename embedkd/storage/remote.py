@@ -58,6 +58,15 @@ class RemoteReader(ABC):
         """Bytes of an object, by one request."""
 
     @abstractmethod
+    def find(self, suffix: str, limit: int) -> list[tuple[str, int]]:
+        """Keys at any depth that end in a suffix, with the length of each object in bytes, in order.
+
+        Raises:
+            ListingError: There is no listing.
+            StorageError: It cannot be listed, or lists more than ``limit`` objects, whatever their suffix.
+        """
+
+    @abstractmethod
     def failure_of(self, error: BaseException) -> Failure:
         """See `Source`."""
 

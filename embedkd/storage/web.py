@@ -125,6 +125,10 @@ class WebStorage(RemoteReader):
             "sealed: run embedkd store seal on the original and copy it again"
         )
 
+    def find(self, suffix: str, limit: int) -> list[tuple[str, int]]:
+        """See `list_names`."""
+        raise ListingError(f"{self.url} is plain HTTP, which cannot list what is there")
+
     def put_new(self, key: str, data: bytes) -> None:
         """Nothing can be written.
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedkd.records import DecodePolicy, RowStatus, Shard, key_hash
+from embedkd.records import DecodePolicy, RowStatus, Shard, TeacherSpec, key_hash
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, Slot, SlotRows, TeacherView, create_store, open_store
-from tests.tiny import CLASSES, OUTPUTS, SPEC, said_of, write_shard
+from tests.tiny import CLASSES, OUTPUTS, SPEC, places_in, said_of, write_shard
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldMaker:
         holes: Slots that are not committed.
         labels: Whether samples have labels.
         capacity: Of the store.
+        spec: The teacher.
     """
 
     monkeypatch.setattr("os.fsync", lambda handle: None)
@@ -57,6 +58,7 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldMaker:
         holes: tuple[int, ...] = (),
         labels: bool = True,
         capacity: int | None = None,
+        spec: TeacherSpec = SPEC,
     ) -> World:
         data = tmp_path / "data"
         keys = {name: write_shard(data / name, count, labels=labels) for name, count in rows.items()}
@@ -69,16 +71,18 @@ def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorldMaker:
             policy=DecodePolicy(),
             capacity=capacity,
         )
-        writer = PassWriter(store, SPEC, Pass(OUTPUTS, 4, 1, "cpu"))
+        writer = PassWriter(store, spec, Pass(OUTPUTS, 4, 1, "cpu"))
         for slot in store.slots:
             if slot.index not in holes:
-                writer.write(slot, slot_rows(slot, keys[slot.shard.url], bad or {}, labels=labels), {})
+                writer.write(slot, slot_rows(slot, data, keys[slot.shard.url], bad or {}, labels=labels), {})
         return World(data, tmp_path / "store.zarr", keys)
 
     return make
 
 
-def slot_rows(slot: Slot, keys: list[str], bad: Mapping[tuple[int, int], RowStatus], *, labels: bool) -> SlotRows:
+def slot_rows(
+    slot: Slot, data: Path, keys: list[str], bad: Mapping[tuple[int, int], RowStatus], *, labels: bool
+) -> SlotRows:
     numbers = range(slot.start, slot.start + slot.rows)
     status = np.array([bad.get((slot.index, i), RowStatus.OK) for i in range(slot.rows)], np.uint8)
     rows = {output: np.stack([said_of(keys[n], output) for n in numbers]) for output in OUTPUTS}
@@ -87,6 +91,7 @@ def slot_rows(slot: Slot, keys: list[str], bad: Mapping[tuple[int, int], RowStat
     return SlotRows(
         keys=np.array([key_hash(keys[n]) for n in numbers], np.uint64),
         labels=np.array([n % CLASSES if labels else -1 for n in numbers], np.int32),
+        places=places_in(data / slot.shard.url, slot.start, slot.rows),
         outputs=rows,
         status=dict.fromkeys(rows, status),
         source=source_of(slot.shard),

@@ -1,15 +1,18 @@
 """Which samples take part, and what is said where some cannot."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from embedkd.errors import IntegrityError, JoinError, StoreError, UnknownNameError
 from embedkd.join import Samples, shard_samples, stored_samples
 from embedkd.records import DecodePolicy, RowStatus, Shard
 from embedkd.sources.shards import index_shards, list_data
-from tests.tiny import sample, write_tar
+from embedkd.store.view import SlotRead
+from tests.tiny import SPEC, sample, write_tar
 
 if TYPE_CHECKING:
     from tests.join.conftest import World, WorldMaker
@@ -39,6 +42,20 @@ def test_targets_and_labels_come_with_their_sample(world: "World") -> None:
     assert joined.targets["cls"].tolist() == read.rows[3].tolist()
     assert {name: rows.dtype.name for name, rows in joined.targets.items()} == {"pooled": "float32", "cls": "float16"}
     assert joined.where == "sample 'val-0/003' of val-0.tar"
+
+
+@pytest.mark.parametrize("encoding", ["bfloat16", "int8"])
+def test_encoded_rows_are_decoded_one_by_one(
+    make_world: "WorldMaker", monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    world = make_world(SHARDS, spec=SPEC.encoded({"cls": encoding}), bad={(0, 2): RowStatus.DECODE_ERROR})
+    samples = stored_samples(world.view, "train", ("cls",), allow_partial=True)
+    expected = world.view.read(0, "cls").rows[[0, 1, 3, 4, 5, 6]]
+    monkeypatch.delattr(SlotRead, "rows")  # of wide logits all rows of a slot do not fit into memory
+    reader = samples.reader()
+    found = np.stack([reader.read(0, number).targets["cls"] for number in range(6)])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_bad_rows_and_holes_are_refused_with_their_numbers(make_world: "WorldMaker") -> None:
@@ -81,6 +98,12 @@ def test_a_shard_of_several_slots(make_world: "WorldMaker") -> None:
     assert keys_of(samples) == [*keys[:16], *keys[17:]]
     joined = samples.reader().read(4, 5)
     assert joined.targets["cls"].tolist() == world.view.read(4, "cls").rows[5].tolist()
+
+
+def test_a_shard_of_several_slots_without_its_store(make_world: "WorldMaker") -> None:
+    world = make_world({"train-0.tar": 40}, capacity=16)
+    samples = replace(stored_samples(world.view, "train", ("cls",)), store=None, teacher_id=None, outputs=())
+    assert keys_of(samples) == world.keys["train-0.tar"]
 
 
 def test_unknown_outputs_are_named(world: "World") -> None:

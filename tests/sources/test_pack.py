@@ -21,7 +21,7 @@ from embedkd.records import Shard, blake2b_hex, canonical_json
 from embedkd.sources import pack as pack_module
 from embedkd.sources.items import PackItem
 from embedkd.sources.pack import PackedData, pack, write_shards
-from embedkd.sources.shards import list_data, read_index
+from embedkd.sources.shards import list_data
 
 # A store made from packed shards fits only these bytes: where they change on purpose, the changelog says so.
 GOLDEN = [(2, "e49fc62f07638a80"), (3, "e45cb3f3ade70bbc")]
@@ -88,8 +88,9 @@ class TestContent:
 
     def test_the_index_tells_the_truth_and_is_canonical(self, tmp_path: Path) -> None:
         packed = pack(folder(tmp_path / "in"), tmp_path / "out", rows_per_shard=7)
-        classes, shards = read_index(tmp_path / "out" / "index.json")
-        assert (classes, shards) == (CLASSES, packed.shards)
+        listing = list_data(str(tmp_path / "out"))
+        shards = listing.indexed
+        assert (listing.classes, shards) == (CLASSES, packed.shards)
         for shard in shards:
             data = (tmp_path / "out" / shard.url).read_bytes()
             assert (len(data), blake2b_hex(data)) == (shard.size_bytes, shard.blake2b)

@@ -1,6 +1,7 @@
 """The reader against webdataset itself, and tars that must not be read."""
 
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from hashlib import blake2b
@@ -16,7 +17,7 @@ from webdataset.gopen import gopen_schemes
 from embedkd.errors import ShardError
 from embedkd.sources.index import index_shard
 from embedkd.sources.reader import ShardStream
-from tests.tiny import sample, write_shard, write_tar
+from tests.tiny import sample, tar_at, write_shard, write_tar
 
 Members = list[tuple[str, bytes]]
 
@@ -45,13 +46,13 @@ def webdataset_samples(path: Path) -> list[tuple[str, dict[str, bytes]]] | None:
 
 
 def stream(path: Path) -> list[tuple[str, dict[str, bytes]]]:
-    with ShardStream(path, "the.tar") as samples:
+    with ShardStream(tar_at(path)) as samples:
         return [(s.key, dict(s.fields)) for s in samples]
 
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tars") / "x.tar"
+    return tmp_path_factory.mktemp("tars") / "the.tar"
 
 
 @given(members=members, form=st.sampled_from(FORMATS))
@@ -64,18 +65,12 @@ def test_samples_are_those_of_webdataset(scratch: Path, members: Members, form: 
     reserved = any(name.rpartition("/")[2].partition(".")[2].startswith("__") for name, _ in members)
     keys = [key for key, _ in expected or []]
     if not keys or len(set(keys)) < len(keys) or reserved:
-        for read in (stream, lambda path: index_shard(path, "the.tar")):
+        for read in (stream, lambda path: index_shard(tar_at(path))):
             with pytest.raises(ShardError, match=r"^shard the\.tar.*$"):
                 read(scratch)
         return
     assert stream(scratch) == expected
-    index = index_shard(scratch, "the.tar")
-    data = scratch.read_bytes()
-    indexed = [
-        (s.key, {m.suffix: data[m.offset_bytes : m.offset_bytes + m.size_bytes] for m in s.members})
-        for s in index.samples
-    ]
-    assert indexed == expected
+    assert [s.key for s in index_shard(tar_at(scratch)).samples] == keys
 
 
 def test_links_folders_and_meta_members_are_skipped_as_webdataset_skips_them(tmp_path: Path) -> None:
@@ -96,10 +91,10 @@ def test_size_and_hash_are_those_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     write_shard(path, 5)
     data = path.read_bytes()
-    with ShardStream(path, "x.tar") as samples:
+    with ShardStream(tar_at(path)) as samples:
         assert [s.ordinal for s in samples] == [0, 1, 2, 3, 4]
     assert (samples.size_bytes, samples.blake2b) == (len(data), blake2b(data, digest_size=32).hexdigest())
-    index = index_shard(path, "x.tar")
+    index = index_shard(tar_at(path))
     assert (index.size_bytes, index.blake2b) == (samples.size_bytes, samples.blake2b)
 
 
@@ -171,12 +166,12 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture(params=["stream", "index"])
 def read(request: pytest.FixtureRequest) -> Callable[[Path], object]:
-    return stream if request.param == "stream" else lambda path: index_shard(path, "the.tar")
+    return stream if request.param == "stream" else lambda path: index_shard(tar_at(path))
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_tars_are_refused_in_one_line(tmp_path: Path, read: Callable[[Path], object], name: str) -> None:
-    path = tmp_path / "x.tar"
+    path = tmp_path / "the.tar"
     data, reason = BAD[name]
     path.write_bytes(data)
     with pytest.raises(ShardError) as refused:
@@ -188,15 +183,18 @@ def test_bad_tars_are_refused_in_one_line(tmp_path: Path, read: Callable[[Path],
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
-    path = write_tar(tmp_path / "x.tar", [*sample("a", 1), *sample("b", 1), *sample("a", 1)])
+    path = write_tar(tmp_path / "the.tar", [*sample("a", 1), *sample("b", 1), *sample("a", 1)])
     with pytest.raises(ShardError, match=r"shard the\.tar holds key 'a' twice \(samples 0 and 2\)"):
         read(path)
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
-    for path in (tmp_path / "none.tar", tmp_path):
-        with pytest.raises(ShardError, match=r"cannot open shard the\.tar at .*: (No such file|Is a directory)"):
-            read(path)
+    os.mkfifo(tmp_path / "the.tar")
+    (tmp_path / "a" / "the.tar").mkdir(parents=True)
+    for folder, reason in (("", "it is no regular file"), ("a", "Is a directory"), ("b", "there is none at")):
+        with pytest.raises(ShardError, match=reason) as refused:
+            read(tmp_path / folder / "the.tar")
+        assert "shard the.tar" in str(refused.value)
 
 
 CUTS = [*range(0, CONTENT + 1024, 512), 1, 100, 511, 513, 700, 1100, 1535, 2000, 3073, CONTENT - 1, CONTENT + 1023]
@@ -204,21 +202,21 @@ CUTS = [*range(0, CONTENT + 1024, 512), 1, 100, 511, 513, 700, 1100, 1535, 2000,
 
 @pytest.mark.parametrize("length", CUTS)
 def test_a_cut_anywhere_is_refused(tmp_path: Path, read: Callable[[Path], object], length: int) -> None:
-    path = tmp_path / "x.tar"
+    path = tmp_path / "the.tar"
     path.write_bytes(WHOLE[:length])
     with pytest.raises(ShardError, match=r"was cut|cannot be read|is empty|is not a tar"):
         read(path)
 
 
 def test_the_shortest_end_of_archive_is_enough(tmp_path: Path, read: Callable[[Path], object]) -> None:
-    path = tmp_path / "x.tar"
+    path = tmp_path / "the.tar"
     path.write_bytes(WHOLE[: CONTENT + 1024])
     read(path)
 
 
 def test_the_file_is_closed_after_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "x.tar"
+    path = tmp_path / "the.tar"
     path.write_bytes(WHOLE[:512])
-    with pytest.raises(ShardError), ShardStream(path, "the.tar") as samples:
+    with pytest.raises(ShardError), ShardStream(tar_at(path)) as samples:
         list(samples)
     assert samples._file.closed

@@ -1,6 +1,7 @@
 """Finding shards, and what an index may say."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,10 +14,14 @@ from braceexpand import braceexpand
 
 from embedkd.errors import ShardError, UnknownNameError
 from embedkd.records import Shard
+from embedkd.sources import index_json, patterns
 from embedkd.sources import shards as module
 from embedkd.sources.index import index_shard
-from embedkd.sources.shards import index_shards, list_data, read_index, root_folder, shard_path, split_of
-from tests.tiny import write_shard
+from embedkd.sources.index_json import read_index
+from embedkd.sources.roots import ShardSource, open_root, root_folder
+from embedkd.sources.shards import index_shards, list_data, split_of
+from embedkd.storage import LocalStorage
+from tests.tiny import tar_at, write_shard
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -33,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def write_index(folder: Path, change: Change = lambda document: None, classes: object = ("a", "b", "c")) -> None:
     entries = []
     for path in sorted(folder.glob("*.tar")):
-        scan = index_shard(path, path.name)
+        scan = index_shard(tar_at(path))
         shard = Shard(path.name, split_of(path.name), scan.size_bytes, len(scan.samples), scan.blake2b)
         entries.append(asdict(shard))
     document: dict[str, Any] = {"format": 1, "classes": classes, "shards": entries}
@@ -57,7 +62,7 @@ def test_a_folder_is_scanned(folder: Path) -> None:
         ("train-000001.tar", "train", 3),
         ("val-000000.tar", "val", 4),
     ]
-    scan = index_shard(folder / "val-000000.tar", "val")
+    scan = index_shard(tar_at(folder / "val-000000.tar"))
     assert (shards[2].size_bytes, shards[2].blake2b) == (scan.size_bytes, scan.blake2b)
 
 
@@ -93,7 +98,7 @@ def test_a_pattern_relative_to_the_working_folder(folder: Path, monkeypatch: pyt
     monkeypatch.chdir(folder)
     listing = list_data("val-*.tar")
     assert (listing.root, listing.names) == (".", ("val-000000.tar",))
-    assert shard_path(listing.root, listing.names[0]).is_file()
+    assert ShardSource(open_root(listing.root), listing.names[0]).size_bytes() == listing.sizes_bytes[0]
 
 
 def test_a_pattern_over_folders_has_their_common_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,20 +115,21 @@ def test_a_pattern_over_folders_has_their_common_root(tmp_path: Path, monkeypatc
 )
 def test_braces_expand_as_in_webdataset(pattern: str) -> None:
     if pattern == "{a..c}":  # letters count in braceexpand; tars are not numbered so
-        assert module._expand_braces(pattern) == [pattern]
+        assert patterns.expand_braces(pattern) == [pattern]
     else:
-        assert module._expand_braces(pattern) == list(braceexpand(pattern))
+        assert patterns.expand_braces(pattern) == list(braceexpand(pattern))
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        ("pipe:cat {folder}/train-000000.tar", "expected a folder, a glob or a brace pattern"),
-        ("{folder}/x.tar|sh", "expected a folder, a glob or a brace pattern"),
-        ("s3://bucket/x.tar", "expected a folder, a glob or a brace pattern"),
-        ("https://example.org/x.tar", "expected a folder, a glob or a brace pattern"),
-        ("", "expected a folder, a glob or a brace pattern"),
-        ("{folder}\0", "expected a folder, a glob or a brace pattern"),
+        ("pipe:cat {folder}/train-000000.tar", "expected a folder of tars, a glob or a brace pattern, .* got a pipe"),
+        ("{folder}/x.tar|sh", "expected a folder of tars, a glob or a brace pattern, .* got a pipe"),
+        ("", "expected a folder of tars, a glob or a brace pattern, .* got nothing"),
+        ("{folder}\0", "expected a folder of tars, a glob or a brace pattern"),
+        ("{folder}/{{0..9}}{{0..9999999}}.tar", r"a pattern of up to 4,194,304 names, got one of"),
+        ("{folder}/{{0..9999999999999}}.tar", r"a pattern of up to 4,194,304 names, got one of"),
+        ("file://{folder}/empty", "no shards match .* holds no .tar file"),
         ("{folder}/none.tar", "no shards match"),
         ("{folder}/none", "no shards match"),
         ("{folder}/none-*.tar", "no shards match"),
@@ -146,6 +152,13 @@ def test_a_link_that_leads_nowhere_is_an_error_and_no_gap(folder: Path) -> None:
             list_data(str(data))
 
 
+def test_a_pipe_is_an_error_and_is_not_opened(folder: Path) -> None:
+    os.mkfifo(folder / "train-000002.tar")
+    for data in (folder, folder / "train-*.tar", folder / "train-000002.tar"):
+        with pytest.raises(ShardError, match=r"cannot read shard .*train-000002\.tar: it is no regular file"):
+            list_data(str(data))
+
+
 def test_an_index_is_believed_and_nothing_is_scanned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(folder)
     monkeypatch.delattr(module, "index_shard")
@@ -164,7 +177,7 @@ def grow(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (grow, r"shard train-000001\.tar has \d+ bytes, .* says \d+; copy it again, or delete index\.json"),
+        (grow, r"shard train-000001\.tar has \d+ bytes, the index\.json of .* says \d+; copy it again, or delete it"),
         (lambda f: (f / "val-000000.tar").unlink(), r"disagree about val-000000\.tar"),
         (lambda f: write_shard(f / "a.tar", 1), r"disagree about a\.tar"),
         (lambda f: [p.unlink() for p in f.glob("*.tar")], r"disagree about train-000000\.tar"),
@@ -198,6 +211,11 @@ BAD_INDEX: dict[str, Change] = {
     "shards of another kind": lambda d: d.update(shards=7),
     "entry of another kind": lambda d: d.update(shards=["x.tar"]),
     "unknown field": entry(extra=1),
+    "a name that a terminal would obey": lambda d: d.update(classes=["\x1b[31m"]),
+    "url that a terminal would obey": entry(url="a\x1b[31m.tar"),
+    "endless url": entry(url="a" * 5000),
+    "endless field": entry(**{"x" * 100_000: 1}),
+    "huge rows": entry(rows=1 << 63),
     "missing field": lambda d: d["shards"][0].pop("rows"),
     "split": entry(split="dev"),
     "negative size": entry(size_bytes=-1),
@@ -218,18 +236,22 @@ def test_a_bad_index_is_refused_in_one_line(folder: Path, name: str) -> None:
     with pytest.raises(ShardError, match=r"index\.json is not an index of shards \(.*\); delete it") as refused:
         list_data(str(folder))
     assert len(str(refused.value).splitlines()) == 1
+    assert len(str(refused.value)) < 500
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"7", b"\xff", b"{", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"[]", b"7", b"\xff", b"{", b"[" * 100_000, b"[" + b"[]," * (1 << 20) + b"[]]", b"[" + b"1," * (1 << 23)],
+)
 def test_an_index_that_is_no_json_object(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "index.json").write_bytes(data)
     with pytest.raises(ShardError, match="is not an index of shards"):
-        read_index(tmp_path / "index.json")
+        read_index(LocalStorage(tmp_path))
 
 
 def test_a_gigantic_index_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_index(folder)
-    monkeypatch.setattr(module, "MAX_INDEX_BYTES", 10)
+    monkeypatch.setattr(index_json, "MAX_INDEX_BYTES", 10)
     with pytest.raises(ShardError, match="more than 10 bytes"):
         list_data(str(folder))
 
@@ -240,15 +262,15 @@ LEAVING = ["../x.tar", "/etc/x.tar", "a/../../x.tar", "a\\x.tar", "x\0.tar", "pi
 @pytest.mark.parametrize("name", LEAVING)
 def test_names_that_leave_their_folder_are_refused(folder: Path, name: str) -> None:
     with pytest.raises(ShardError, match="is not to be trusted") as refused:
-        shard_path(str(folder), name)
+        ShardSource(LocalStorage(folder), name)
     assert "\0" not in str(refused.value)
     write_index(folder, entry(url=name))
-    with pytest.raises(ShardError, match="is not to be trusted"):
-        read_index(folder / "index.json")
+    with pytest.raises(ShardError, match=r"is not to be trusted|a url that names no shard"):
+        read_index(LocalStorage(folder))
 
 
 def test_names_below_their_folder(folder: Path) -> None:
-    assert shard_path(str(folder), "a/b..c.tar") == folder / "a" / "b..c.tar"
+    assert ShardSource(LocalStorage(folder), "a/b..c.tar").place == f"{folder}/a/b..c.tar"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +309,7 @@ def test_the_embedded_data_set_is_found_by_its_name(tmp_path: Path, monkeypatch:
     write_shard(package / "_data" / "clipart" / "test-0.tar", 1)
     listing = list_data("data:clipart")
     assert (listing.root, listing.names) == ("data:clipart", ("test-0.tar",))
-    assert shard_path("data:clipart", "test-0.tar").is_file()
+    assert ShardSource(open_root("data:clipart"), "test-0.tar").size_bytes() == listing.sizes_bytes[0]
 
 
 def test_data_that_lies_elsewhere_has_to_be_named() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from embedkd.storage import Storage, open_storage
+from embedkd.storage import Storage, open_storage, retries
 from tests.storage.proxy import Proxy
+from tests.storage.remote_shards import ROWS
 from tests.storage.servers import ACCESS_KEY, QUICK, SECRET_KEY, SESSION_TOKEN, create_bucket, moto
 
 pytest.register_assert_rewrite("tests.storage.contract")
@@ -76,3 +77,20 @@ def put_files(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
         return folder
 
     return put
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever opens a storage gives up soon, and the disk is not waited for."""
+    monkeypatch.setattr(retries, "DEFAULT_LIMITS", QUICK)
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Shards on the disk."""
+    from tests.tiny import write_shard  # it brings torch, which other tests of storages do without
+
+    for name, rows in ROWS.items():
+        write_shard(tmp_path / "data" / name, rows)
+    return tmp_path / "data"

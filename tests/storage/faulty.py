@@ -37,15 +37,22 @@ def seeded(seed: int, operations: int, rate: float) -> dict[int, Fault]:
 class FaultyStorage:
     """Does what the inner storage does, but for the operations that are to fail; safe for threads.
 
+    Args:
+        inner: The storage.
+        faults: Number of an operation, from 0, to what becomes of it.
+        along: Another one, whose operations and faults are counted together with these.
+
     Attributes:
         operations: Names and keys, in the order in which they began.
     """
 
-    def __init__(self, inner: Storage, faults: Mapping[int, Fault]) -> None:
+    def __init__(
+        self, inner: Storage, faults: Mapping[int, Fault] | None = None, along: "FaultyStorage | None" = None
+    ) -> None:
         self.inner = inner
-        self.operations: list[tuple[str, str]] = []
-        self._faults = faults
-        self._lock = threading.Lock()
+        self.operations: list[tuple[str, str]] = [] if along is None else along.operations
+        self._faults: Mapping[int, Fault] = (faults or {}) if along is None else along._faults
+        self._lock: threading.Lock = threading.Lock() if along is None else along._lock
 
     @property
     def url(self) -> str:

@@ -45,6 +45,11 @@ _STATUS = {
 }
 
 
+def forward(_method: str, _path: str) -> Breakage:
+    """Break nothing."""
+    return Breakage.NONE
+
+
 @dataclass
 class Proxy:
     """Forwards to a port of this machine, one request a connection.
@@ -53,6 +58,7 @@ class Proxy:
         upstream: The port.
         rewrite: What becomes of a request on its way.
         says: Put into the body of each error that it answers.
+        decide: What is done with a request, by method and path, where nothing is planned.
         requests: Methods and paths that came, with what was done to them.
         released: Lets go of what is held.
         port: Its own.
@@ -61,6 +67,7 @@ class Proxy:
     upstream: int
     rewrite: Callable[[bytes], bytes] = bytes
     says: bytes = b"<Error><Code>SlowDown</Code></Error>"
+    decide: Callable[[str, str], Breakage] = forward
     requests: list[tuple[str, str, Breakage]] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
     port: int = 0
@@ -74,20 +81,21 @@ class Proxy:
             self._plan.extend((method, breakage) for breakage in breakages)
 
     def calms(self) -> None:
-        """Forget what is planned."""
+        """Forget what is planned, and decide nothing any more."""
         with self._lock:
             self._plan.clear()
+            self.decide = forward
 
     def methods(self) -> list[str]:
         return [method for method, _, _ in self.requests]
 
     def _choose(self, method: str, path: str) -> Breakage:
+        decided = self.decide(method, path)
         with self._lock:
-            chosen = Breakage.NONE
             if self._plan and self._plan[0][0] in {"", method}:
-                _, chosen = self._plan.popleft()
-            self.requests.append((method, path, chosen))
-            return chosen
+                _, decided = self._plan.popleft()
+            self.requests.append((method, path, decided))
+            return decided
 
     @contextmanager
     def running(self) -> Iterator["Proxy"]:
@@ -141,7 +149,7 @@ def _read_message(connection: socket.socket, *, has_body: bool = True) -> bytes:
     while got < length:
         more = connection.recv(1 << 20)
         if not more:
-            break
+            raise ConnectionResetError("it was killed in the middle of what it sent")
         parts.append(more)
         got += len(more)
     return b"".join(parts)

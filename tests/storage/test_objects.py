@@ -3,12 +3,17 @@
 import errno
 import os
 import threading
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from embedkd.errors import ObjectExistsError, ObjectMissingError, StorageError
 from embedkd.storage import LocalStorage, Storage, open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -238,3 +243,25 @@ def test_local_urls(url: str, root: str) -> None:
     storage: Storage = open_storage(url)
     assert isinstance(storage, LocalStorage)
     assert storage.url == root
+
+
+def test_a_link_to_a_folder_is_read_through_and_never_written_through(tmp_path: Path) -> None:
+    """A stranger's store may hold one that leads into another store."""
+    other, root = LocalStorage(tmp_path / "other"), tmp_path / "store"
+    other.put_new("a/b", b"theirs")
+    root.mkdir()
+    (root / "linked").symlink_to(other.root)
+    (tmp_path / "alias").symlink_to(root)
+    for storage in (LocalStorage(root), LocalStorage(tmp_path / "alias")):
+        assert storage.get("linked/a/b") == b"theirs"
+        changes: tuple[Callable[[], None], ...] = (
+            partial(storage.put_new, "linked/a/c", b"x"),
+            partial(storage.replace, "linked/a/b", b"x"),
+            partial(storage.remove, "linked/a/b"),
+        )
+        for change in changes:
+            with pytest.raises(StorageError, match=r"^cannot write .*linked is a link; copy the store to make it your"):
+                change()
+        assert (other.get("a/b"), other.list_names("a")) == (b"theirs", ["b"])
+    LocalStorage(tmp_path / "alias").put_new("own", b"fine: the root itself may be a link")
+    assert LocalStorage(root).exists("own")
