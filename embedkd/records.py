@@ -11,12 +11,17 @@ import google_crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import TypeGuard
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+MAX_SAMPLE_BYTES = 256 << 20  # of one sample in its tar: a store's word is no reason to take more into memory at once
 # What a store remembers of data that no path leads to from where it lies, as from a bucket to a disk.
 ELSEWHERE = "data:elsewhere"
 LAYERED_OUTPUTS = ("cls", "patch_mean")
+LOGITS = "logits"
+ENCODINGS = ("float16", "float32", "bfloat16", "int8")
+_TOP = re.compile(r"top([1-9][0-9]{0,4})")
 _LAYER = re.compile(r"0|-?[1-9][0-9]{0,2}")
 
 
@@ -34,14 +39,35 @@ def canonical_json(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def is_shallow(document: object, levels: int) -> bool:
+    """Whether no more than so many lists and objects of a JSON value lie in one another; found without recursion.
+
+    >>> is_shallow({"a": [1]}, 2), is_shallow({"a": [1]}, 1), is_shallow(1, 0)
+    (True, False, True)
+    """
+    level = [document]
+    for _ in range(levels):
+        values = [list(value.values()) if isinstance(value, dict) else value for value in level if _holds(value)]
+        level = [one for inner in values for one in inner]
+    return not any(map(_holds, level))
+
+
+def _holds(value: object) -> "TypeGuard[dict[str, object] | list[object]]":
+    return isinstance(value, dict | list)
+
+
 def blake2b_hex(data: "bytes | bytearray | memoryview") -> str:
     """BLAKE2b with a 32-byte digest, as 64 hexadecimal digits."""
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli) as an unsigned number."""
-    return int(google_crc32c.value(data))
+def crc32c(data: bytes, before: int = 0) -> int:
+    """CRC-32C (Castagnoli) as an unsigned number; of bytes in parts, where the checksum of those before is given.
+
+    >>> crc32c(b"789", crc32c(b"123456")) == crc32c(b"123456789") == 0xE3069283
+    True
+    """
+    return int(google_crc32c.extend(before, data))
 
 
 def key_hash(key: str) -> int:
@@ -173,11 +199,27 @@ def _side(size: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """One output of a teacher: its name (``cls``, ``pooled``, ``logits``, ...), width, and dtype in a store."""
+    """One output of a teacher.
+
+    Attributes:
+        name: ``cls``, ``pooled``, ``logits``, ...
+        dim: Values a row.
+        encoding: How a store keeps the rows: one of ENCODINGS, or "top10" for the ten largest logits of each.
+    """
 
     name: str
     dim: int
-    dtype: str = "float16"
+    encoding: str = "float16"
+
+    @property
+    def top(self) -> int | None:
+        """How many of its values a row keeps; None where it keeps all.
+
+        >>> OutputSpec("logits", 1000, "top10").top, OutputSpec("cls", 768, "int8").top
+        (10, None)
+        """
+        found = _TOP.fullmatch(self.encoding)
+        return None if found is None else int(found[1])
 
 
 @dataclass(frozen=True)
@@ -272,6 +314,20 @@ class TeacherSpec:
         embedding = [name for name in ("image", "cls", "pooled") if name in names][:1]
         chosen = embedding + [name for name in ("logits",) if name in names]
         return tuple(chosen or names)
+
+    @property
+    def encodings(self) -> dict[str, str]:
+        """How a store keeps each output, by its name."""
+        return {o.name: o.encoding for o in self.outputs}
+
+    def encoded(self, encodings: "Mapping[str, str]") -> "TeacherSpec":
+        """The same teacher, with these outputs kept in another way; it has another fingerprint.
+
+        Args:
+            encodings: Name of an output to its encoding; an inner layer has that of its output.
+        """
+        outputs = tuple(replace(o, encoding=encodings.get(o.name, o.encoding)) for o in self.outputs)
+        return replace(self, outputs=outputs)
 
     @property
     def offer(self) -> str:

@@ -77,6 +77,7 @@ def slot_logits(view: TeacherView, head: "Head", slot: "Slot") -> SlotRows:
     return SlotRows(
         keys=read.keys,
         labels=read.labels,
+        places=read.places,
         outputs={LOGITS: said},
         status={LOGITS: status},
         source={"url": shard.url, "bytes": shard.size_bytes, "blake2b": shard.blake2b},

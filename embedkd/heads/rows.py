@@ -63,7 +63,7 @@ def read_rows(
 ) -> LabelledRows:
     """Rows of one split with status OK and a label; of more than `max_rows` those whose keys have the lowest hashes.
 
-    Memory: at most ``max_rows`` rows in the stored data type, and a slot. Which rows are taken is a function of seed
+    Memory: at most ``max_rows`` decoded rows, and a slot. Which rows are taken is a function of seed
     and keys alone.
 
     Raises:
@@ -80,7 +80,7 @@ def read_rows(
         read = view.read(slot, output)
         if limit is not None:
             mask &= ranks(read.keys, seed, _STREAM) <= limit
-        values.append(torch.from_numpy(read.rows[mask].copy()))
+        values.append(torch.from_numpy(read.stored.take(np.flatnonzero(mask)).decode()))
         labels.append(read.labels[mask].astype(np.int64))
         keys.append(read.keys[mask])
     spec = view.spec.output(output)
@@ -92,8 +92,8 @@ def read_rows(
 
 
 def _usable(view: "TeacherView", slot: "Slot", output: str) -> "tuple[NDArray[np.bool_], NDArray[np.uint64]]":
-    keys, labels, status = view.read_labels(slot, output)
-    return (labels >= 0) & (status == RowStatus.OK), keys
+    samples = view.read_samples(slot, output)
+    return (samples.labels >= 0) & (samples.status == RowStatus.OK), samples.keys
 
 
 def _limit(keys: "list[NDArray[np.uint64]]", count: int, seed: int) -> np.uint64:

@@ -57,6 +57,7 @@ def score(view: "TeacherView") -> dict[Split, Score]:
         read = view.read(slot, LOGITS)
         counted = (read.status == RowStatus.OK) & (read.labels >= 0)
         if counted.any():
-            logits, labels = read.rows[counted].astype(np.float64), read.labels[counted].astype(np.int64)
+            logits = read.stored.take(np.flatnonzero(counted)).decode().astype(np.float64)
+            labels = read.labels[counted].astype(np.int64)
             scores[slot.shard.split].add(logits, labels, calibrate=slot.shard.split == "val")
     return scores

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedkd.store import ClassSet, TeacherView, average, default_name, set_names, write_class_set
+from embedkd.store.averaging import list_classes
 
 if TYPE_CHECKING:
     from embedkd.config import AverageConfig
@@ -12,23 +13,47 @@ if TYPE_CHECKING:
 
 
 def add_class_set(
-    view: TeacherView, output: str, config: "AverageConfig", watch: "Progress", name: str | None = None
+    view: TeacherView,
+    output: str,
+    config: "AverageConfig",
+    watch: "Progress",
+    name: str | None = None,
+    *,
+    allow_empty: bool = True,
 ) -> ClassSet | None:
     """Average stored rows into a class set, or say why there is nothing to average.
 
+    Args:
+        view: The teacher's part of a store.
+        output: The output.
+        config: How many samples a class, which, and how they are averaged.
+        watch: Is told which classes have no row.
+        name: Of the set; by default from the numbers.
+        allow_empty: Whether classes without a row are let through, as NaN.
+
     Raises:
         HoleError: A training slot has no commit.
-        StoreError: A set of that name holds something else.
+        StoreError: A set of that name holds something else, or a class is empty and must not be.
     """
     if not _labelled(view, output):
         watch.line(f"no class means of {output}: no training sample has a label and an embedding")
         return None
-    made = average(view, output, samples_per_class=config.per_class, seed=config.seed, name=name)
+    made = average(
+        view,
+        output,
+        samples_per_class=config.per_class,
+        seed=config.seed,
+        method=config.method,
+        trim=config.trim,
+        name=name,
+        allow_empty=allow_empty,
+    )
     write_class_set(view, output, made)
-    empty = [_class_label(view, c) for c in range(len(made.count)) if made.count[c] == 0]
+    empty = np.flatnonzero(made.count == 0).tolist()
     if empty:
         watch.line(
-            f"class set {made.name} of {output}: no training sample of {', '.join(empty[:5])} ({len(empty)} empty)"
+            f"class set {made.name} of {output}: {len(empty)} of {len(made.count)} classes have no training row and "
+            f"are NaN: {list_classes(view.store, empty)}"
         )
     return made
 
@@ -42,10 +67,6 @@ def _labelled(view: TeacherView, output: str) -> int:
 
 def class_sets_done(view: TeacherView, outputs: tuple[str, ...], config: "AverageConfig") -> bool:
     """Whether every output has the default class set, or there is nothing to average."""
-    name = default_name(config.per_class, config.seed, view.store.manifest.generation)
+    generation = view.store.manifest.generation
+    name = default_name(config.per_class, config.seed, generation, method=config.method, trim=config.trim)
     return all(name in set_names(view, output) or not _labelled(view, output) for output in outputs)
-
-
-def _class_label(view: TeacherView, number: int) -> str:
-    names = view.store.class_names
-    return names[number] if names is not None else str(number)

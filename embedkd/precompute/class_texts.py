@@ -49,7 +49,7 @@ def add_class_texts(
     output = view.spec.output(_OUTPUT)
     if output is None or teacher.tokenize is None:
         raise TeacherError(f"{teacher.spec.name} has no output '{_OUTPUT}' for prompts; it has: {teacher.spec.offer}")
-    if teacher.spec.fingerprint != view.spec.fingerprint:
+    if teacher.spec.encoded(view.spec.encodings).fingerprint != view.spec.fingerprint:
         raise TeacherError(f"{teacher.spec.name} is not the teacher of {view.teacher_id}; load the one that made it")
     if class_names is None:
         raise StoreError(f"{view.store.storage.url} has no class names to put into prompts; pack the data with names")

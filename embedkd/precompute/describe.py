@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from embedkd.store import EmbeddingStore, TeacherView, open_store, set_names
+from embedkd.store.classes import averaged_outputs, is_outdated
 
 
 def describe_store(location: str) -> dict[str, Any]:
@@ -21,6 +22,8 @@ def describe_store(location: str) -> dict[str, Any]:
         "format": 1,
         "store_uuid": store.uuid,
         "capacity": store.capacity,
+        "generation": store.manifest.generation,
+        "sealed": None if store.catalogue is None else store.catalogue.number,
         "data": store.manifest.root,
         "shards": len(store.shards),
         "slots": len(store.slots),
@@ -42,18 +45,24 @@ def _teacher(store: EmbeddingStore, teacher_id: str) -> dict[str, Any]:
         "source": spec.source,
         "licence": spec.licence,
         "precision": spec.precision,
+        "random_weights": spec.random_weights,
         "outputs": [_output(view, name) for name in view.outputs],
+        "other_class_sets": {
+            output: set_names(view, output) for output in averaged_outputs(view) if output not in view.outputs
+        },
     }
 
 
 def _output(view: TeacherView, name: str) -> dict[str, Any]:
     spec = view.spec.output(name)
-    counts = view.counts(name)
+    counts, sets = view.counts(name), set_names(view, name)
     return {
         "name": name,
         "dim": spec.dim if spec is not None else None,
-        "dtype": spec.dtype if spec is not None else None,
+        "encoding": spec.encoding if spec is not None else None,
         "committed": int(counts.committed.sum()),
         "usable": int(counts.ok.sum()),
-        "class_sets": set_names(view, name),
+        "error": view.error(name).to_json(),
+        "class_sets": sets,
+        "outdated_class_sets": [one for one in sets if is_outdated(view, one, name)],
     }

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from embedkd.errors import ConfigError, StoreError
 from embedkd.precompute.batch_size import find_batch_size
+from embedkd.precompute.encodings import encoded_specs
 from embedkd.precompute.hardware import use_threads
 from embedkd.precompute.rows import Job
 from embedkd.rundir import usable_cpus
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """A teacher, and what it was asked for."""
+    """A teacher, and what it was asked for.
+
+    Attributes:
+        teacher: The teacher.
+        outputs: That it shall compute.
+        spec: The teacher's, with the encodings that were asked for.
+    """
 
     teacher: "Teacher"
     outputs: tuple[str, ...]
+    spec: "TeacherSpec"
 
     @property
     def teacher_id(self) -> str:
         """Folder name in the store."""
-        return self.teacher.spec.teacher_id
+        return self.spec.teacher_id
 
 
 def load_teachers(config: "PrecomputeConfig", device: str, watch: "Progress") -> list[Asked]:
@@ -39,6 +47,7 @@ def load_teachers(config: "PrecomputeConfig", device: str, watch: "Progress") ->
         TeacherError: One cannot be loaded.
         ConfigError: Two names mean the same teacher.
         StoreError: An output that none of them has.
+        FormatError: An output cannot have the encoding that was asked for.
     """
     from embedkd.teachers import LoadOptions, load_teacher
 
@@ -51,8 +60,9 @@ def load_teachers(config: "PrecomputeConfig", device: str, watch: "Progress") ->
         if teacher.spec.teacher_id in loaded:
             raise ConfigError(f"'{name}' is the same teacher as one before it ({teacher.spec.name}); name it once")
         loaded[teacher.spec.teacher_id] = teacher
-    chosen = choose_outputs([teacher.spec for teacher in loaded.values()], config.outputs)
-    return [Asked(teacher, outputs) for teacher, outputs in zip(loaded.values(), chosen, strict=True)]
+    specs = encoded_specs([teacher.spec for teacher in loaded.values()], config.encoding, watch)
+    chosen = choose_outputs(specs, config.outputs)
+    return [Asked(*facts) for facts in zip(loaded.values(), chosen, specs, strict=True)]
 
 
 def choose_outputs(specs: "Sequence[TeacherSpec]", wanted: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -98,7 +108,7 @@ def make_jobs(
         new = tuple(name for name in one.outputs if name not in covered)
         if new:
             wanted.append(_new_pass(one.teacher, new, config, device, watch))
-        made = [_job(store, one.teacher, plan, watch) for plan in wanted]
+        made = [_job(store, one, plan, watch) for plan in wanted]
         jobs += [job for job in made if job is not None]
     return jobs
 
@@ -120,16 +130,16 @@ def _new_pass(
     return Pass(outputs, size, threads, device, compiled=config.compile)
 
 
-def _job(store: EmbeddingStore, teacher: "Teacher", wanted: Pass, watch: "Progress") -> Job | None:
+def _job(store: EmbeddingStore, one: Asked, wanted: Pass, watch: "Progress") -> Job | None:
     """The job of a pass; None where every slot has its commit. What the pass recorded when it was created wins."""
-    writer = PassWriter(store, teacher.spec, wanted)
+    writer = PassWriter(store, one.spec, wanted)
     if all(writer.is_committed(slot) for slot in store.slots):
         return None
     kept = writer.plan
     if (kept.batch_size, kept.compiled) != (wanted.batch_size, wanted.compiled):
         how = "compiled" if kept.compiled else "not compiled"
         watch.line(
-            f"the pass of {', '.join(kept.outputs)} of {teacher.spec.name} was begun with batches of "
+            f"the pass of {', '.join(kept.outputs)} of {one.spec.name} was begun with batches of "
             f"{kept.batch_size}, {how}, and goes on so: its rows depend on it"
         )
-    return Job(teacher.compiled() if kept.compiled else teacher, writer)
+    return Job(one.teacher.compiled() if kept.compiled else one.teacher, writer)

@@ -4,15 +4,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedkd.errors import ShardError, StoreError
-from embedkd.records import DecodePolicy, Shard
+from embedkd.records import ELSEWHERE, DecodePolicy, Shard
 from embedkd.sources.index import index_shard
-from embedkd.sources.shards import Listing, index_shards, list_data, shard_path
+from embedkd.sources.listing import Listing
+from embedkd.sources.roots import ShardSource, open_root, root_folder
+from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage, open_storage
 from embedkd.store import EmbeddingStore, create_store, is_created, open_store, remembered_root
 
 if TYPE_CHECKING:
     from embedkd.config import Config
     from embedkd.progress import Progress
+    from embedkd.storage import Storage
 
 EMBEDDED_DATA = "data:clipart"
 
@@ -73,8 +76,9 @@ def _index(listing: Listing, watch: "Progress") -> tuple[Shard, ...]:
 def check_listing(store: EmbeddingStore, listing: Listing) -> None:
     """Compare the shards at hand with the manifest: name, size, and BLAKE2b.
 
-    The hash comes from the data's index where there is one. Else a shard at the place that the store remembers is taken
-    for unchanged while it is older than the store (it is hashed anyway when it is streamed), and any other is read.
+    The hash comes from the data's index where there is one. Without one a remote shard is taken for the same by its
+    length (it is hashed anyway when it is streamed), and a local one at the place that the store remembers while it is
+    older than the store; any other is read.
 
     Raises:
         StoreError: They are not the shards that the store was made from.
@@ -84,7 +88,8 @@ def check_listing(store: EmbeddingStore, listing: Listing) -> None:
     odd = next((url for url, size in ours.items() if given.get(url) != size), None)
     if odd is None:
         indexed = {shard.url: shard.blake2b for shard in listing.indexed}
-        odd = next((s.url for s in store.shards if not _is_same(store, s, listing.root, indexed.get(s.url))), None)
+        root = open_root(listing.root)
+        odd = next((s.url for s in store.shards if not _is_same(store, s, root, indexed.get(s.url))), None)
     if odd is not None:
         raise StoreError(f"{store.storage.url} was made from other shards ({odd}); use another --out")
     if len(given) > len(ours):
@@ -94,12 +99,18 @@ def check_listing(store: EmbeddingStore, listing: Listing) -> None:
         )
 
 
-def _is_same(store: EmbeddingStore, shard: Shard, root: str, blake2b: str | None) -> bool:
-    path = shard_path(root, shard.url)
-    storage = store.storage
-    if blake2b is None and isinstance(storage, LocalStorage):
-        manifest = storage.path("manifest/0.json")
-        remembered = shard_path(store.data_root, shard.url).resolve()
-        if path.resolve() == remembered and path.stat().st_mtime < manifest.stat().st_mtime:
-            return True
-    return (blake2b or index_shard(path, shard.url).blake2b) == shard.blake2b
+def _is_same(store: EmbeddingStore, shard: Shard, root: "Storage", blake2b: str | None) -> bool:
+    if blake2b is not None:
+        return blake2b == shard.blake2b
+    if not isinstance(root, LocalStorage) or _is_older(store, shard, root):
+        return True
+    return index_shard(ShardSource(root, shard.url)).blake2b == shard.blake2b
+
+
+def _is_older(store: EmbeddingStore, shard: Shard, root: LocalStorage) -> bool:
+    """Whether a shard lies where the store remembers it, and was not touched since the store was made."""
+    if not isinstance(store.storage, LocalStorage) or store.data_root == ELSEWHERE:
+        return False
+    there, remembered = root.path(shard.url), root_folder(store.data_root) / shard.url
+    made = store.storage.path("manifest/0.json").stat().st_mtime
+    return there.resolve() == remembered.resolve() and there.stat().st_mtime < made

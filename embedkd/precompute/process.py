@@ -182,7 +182,7 @@ class ShardProcessor:
         where = run.slot.shard.url
         self.tally.rows += run.slot.rows
         self.tally.decode_s += run.decode_s
-        for teacher_id in {job.teacher.spec.teacher_id for job in run.jobs}:
+        for teacher_id in {job.writer.spec.teacher_id for job in run.jobs}:
             self.tally.computed[teacher_id] += run.slot.rows
         for fault in run.faults:
             what = "text embedding" if fault.field == "text" else "embedding"

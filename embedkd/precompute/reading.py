@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embedkd.errors import ShardError
 from embedkd.precompute.worker import CHUNK_ROWS
-from embedkd.records import RowStatus, Sample, key_hash
+from embedkd.records import Place, RowStatus, Sample, key_hash
 from embedkd.sources.fields import CAPTION_SUFFIX, image_suffix, label
-from embedkd.sources.reader import ShardStream
-from embedkd.sources.shards import shard_path
+from embedkd.sources.reader import ShardStream, check_same
+from embedkd.sources.roots import ShardSource, open_root
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -45,6 +45,7 @@ class SlotRun:
         started: When it was begun.
         hashes: Of the keys so far.
         labels: So far.
+        places: Of the samples in the tar, so far.
         faults: Samples that something is missing of, in order.
         source: ``url``, ``bytes`` and ``blake2b`` of the tar, once it was read.
         decode_s: Seconds of decoding, summed over threads.
@@ -55,6 +56,7 @@ class SlotRun:
     started: float = field(default_factory=time.time)
     hashes: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     source: "Mapping[str, Any]" = field(default_factory=dict)
     decode_s: float = 0.0
@@ -107,7 +109,7 @@ class Reader:
         self, store: "EmbeddingStore", root: str, jobs: "Mapping[Job, int | None]", pool: "DecodePool"
     ) -> None:
         self._store = store
-        self._root = root
+        self._root = open_root(root)
         self._jobs = jobs
         self._pool = pool
 
@@ -124,18 +126,13 @@ class Reader:
 
     def _read_slot(self, run: SlotRun) -> "Iterator[Chunk | SlotRun]":
         slot, shard = run.slot, run.slot.shard
-        with ShardStream(shard_path(self._root, shard.url), shard.url) as stream:
+        with ShardStream(ShardSource(self._root, shard.url)) as stream:
             samples = iter(stream)
             for part in _chunks(islice(samples, slot.start, slot.start + slot.rows)):
                 yield self._begin(run, part)
             total = slot.start + len(run.hashes) + sum(1 for _ in samples)
             run.source = {"url": shard.url, "bytes": stream.size_bytes, "blake2b": stream.blake2b}
-        if (run.source["bytes"], run.source["blake2b"], total) != (shard.size_bytes, shard.blake2b, shard.rows):
-            raise ShardError(
-                f"shard {shard.url} is not the one that was indexed: expected {shard.rows} samples in "
-                f"{shard.size_bytes} bytes, got {total} in {run.source['bytes']}, or other bytes; restore it, "
-                "or start a new store"
-            )
+        check_same(shard, stream.size_bytes, stream.blake2b, total)
         yield run
 
     def _begin(self, run: SlotRun, samples: list[Sample]) -> Chunk:
@@ -145,6 +142,7 @@ class Reader:
         captions = [_caption(first + at, s, faults) for at, s in enumerate(samples)] if run.reads_text else []
         run.labels.extend(self._label(run, sample) for sample in samples)
         run.hashes.extend(key_hash(sample.key) for sample in samples)
+        run.places.extend(sample.place for sample in samples)
         wanted = {transform for job in run.jobs if (transform := self._jobs[job]) is not None}
         block = self._pool.free.get()
         decoded = self._pool.submit(images, block, tuple(sorted(wanted))) if wanted else None

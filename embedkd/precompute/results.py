@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from embedkd.errors import ConfigError
 from embedkd.precompute.averages import class_sets_done
+from embedkd.precompute.encodings import are_meant
 from embedkd.precompute.opening import EMBEDDED_DATA, check_listing
 from embedkd.precompute.rows import TEXT
 from embedkd.sources.shards import list_data
@@ -125,6 +126,8 @@ def _find_teacher(views: list[TeacherView], name: "ResolvedName", config: "Confi
 def _is_meant(spec: "TeacherSpec", name: "ResolvedName", wanted: "PrecomputeConfig") -> bool:
     """Whether a specification is what this name would load with these settings."""
     if spec.name != name.name or wanted.precision not in {"auto", spec.precision}:
+        return False
+    if not are_meant(spec, wanted.encoding):
         return False
     if wanted.weights == "random":
         return spec.random_weights and spec.source == f"random weights, seed {wanted.seed}"

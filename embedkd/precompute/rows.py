@@ -8,7 +8,7 @@ import numpy as np
 from embedkd.errors import TeacherError
 from embedkd.records import OutputSpec, RowStatus
 from embedkd.store import Pass, SlotRows
-from embedkd.store.encoding import finite_rows
+from embedkd.store.quantising import holds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class SlotTable:
         self._name = job.teacher.spec.name
         self._specs: dict[str, OutputSpec] = {}
         for name in job.plan.outputs:
-            output = job.teacher.spec.output(name)
+            output = job.writer.spec.output(name)
             assert output is not None  # the writer has checked it
             self._specs[name] = output
         self.outputs = {name: np.full((rows, o.dim), np.nan, np.float32) for name, o in self._specs.items()}
@@ -88,8 +88,7 @@ class SlotTable:
             got = "none" if values is None else values.shape
             raise TeacherError(f"{self._name}: expected {name} of shape {expected}, got {got}")
         self.outputs[name][first + places] = values
-        with np.errstate(over="ignore"):
-            lost = ~finite_rows(values.astype(self._specs[name].dtype))
+        lost = ~holds(self._specs[name], values)
         self.status[name][first + places[lost]] = RowStatus.NON_FINITE
 
     def not_finite(self, name: str) -> "NDArray[np.intp]":
@@ -101,6 +100,7 @@ class SlotTable:
         return SlotRows(
             keys=np.array(run.hashes, np.uint64),
             labels=np.array(run.labels, np.int32),
+            places=np.array(run.places, np.uint64).reshape(-1, 3),
             outputs=self.outputs,
             status=self.status,
             source=run.source,

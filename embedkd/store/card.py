@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from embedkd.errors import printable
 from embedkd.records import RowStatus
 from embedkd.store.access import put_or_keep
-from embedkd.store.classes import set_names
+from embedkd.store.classes import averaged_outputs, set_names
 from embedkd.store.heads import head_names, read_head
 from embedkd.store.reader import open_store
 
@@ -60,12 +61,11 @@ def card(store: "EmbeddingStore") -> str:
 def escaped(text: str) -> str:
     r"""Text of a stranger as Markdown that shows it and does nothing else.
 
-    >>> escaped("[a](javascript:x) <b>|\n")
-    '\\[a\\]\\(javascript\\:x\\) &lt;b&gt;\\| '
+    >>> print(escaped("[a](javascript:x) <b>|\n"))
+    \[a\]\(javascript\:x\) &lt;b&gt;\|\\n
     """
-    plain = "".join(character if character.isprintable() else " " for character in text)
-    cut = plain if len(plain) <= _SHOWN_CHARACTERS else plain[: _SHOWN_CHARACTERS - 3] + "..."
-    entities = cut.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = printable(text, _SHOWN_CHARACTERS)
+    entities = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\1", entities)
 
 
@@ -114,23 +114,24 @@ def _teacher(view: "TeacherView") -> "Iterable[str]":
     yield _table(("", ""), rows)
     yield "### Rows"
     yield _table(
-        ("output", "width", "type", "slots", "with an embedding", "without", "size"),
+        ("output", "width", "encoding", "slots", "with an embedding", "without", "size", "1 - cosine: mean, most"),
         [_output(view, output) for output in view.outputs],
     )
     yield from _quality(view)
 
 
 def _output(view: "TeacherView", output: str) -> tuple[str, ...]:
-    spec, counts = view.spec.output(output), view.counts(output)
+    spec, counts, error = view.spec.output(output), view.counts(output), view.error(output)
     bad = [f"{int(column.sum())} {escaped(reason.replace('_', ' '))}" for reason, column in sorted(counts.bad.items())]
     return (
         f"`{output}`",
         str(spec.dim if spec is not None else 0),
-        spec.dtype if spec is not None else "",
+        spec.encoding if spec is not None else "",
         f"{int(counts.committed.sum())} of {len(view.store.slots)}",
         str(int(counts.ok.sum())),
         ", ".join(bad) or "none",
         _size(_stored_bytes(view, output)),
+        f"{error.mean:.1e}, {error.max:.1e}",
     )
 
 
@@ -148,7 +149,7 @@ def _stored_bytes(view: "TeacherView", output: str) -> int:
 def _quality(view: "TeacherView") -> "Iterable[str]":
     """What class sets and heads say."""
     rows = []
-    for output in view.outputs:
+    for output in averaged_outputs(view):
         for name in set_names(view, output):
             made = view.class_set(name, output)
             filled = made.count > 0

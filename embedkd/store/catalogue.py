@@ -4,24 +4,26 @@ Catalogues are numbered from 0 without a gap and only ever created, so the newes
 place that cannot list (plain HTTP) is read as its newest catalogue says; any other is listed, and later work is seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from embedkd.errors import FormatError, IntegrityError, ObjectMissingError
+from embedkd.errors import IntegrityError, ObjectMissingError
 from embedkd.store.documents import MAX_DOCUMENT_BYTES, unseal
 from embedkd.store.manifest import FOLDER as MANIFESTS
 from embedkd.store.manifest import MAX_GENERATION
-from embedkd.store.passes import is_pass_id
+from embedkd.store.measured import MeasuredError
+from embedkd.store.passes import MAX_OUTPUTS, is_pass_id
 from embedkd.store.schema import MAX_SLOTS, class_folder, is_output_name, is_set_name, is_teacher_id, teacher_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from embedkd.storage import Storage
     from embedkd.store.documents import Fields
 
 FOLDER = "sealed"
-_MAX_NUMBER = 1 << 30
+MAX_NAMES = 1 << 16  # of one kind in one place; each of them is asked for
+MAX_CATALOGUE = 99_999
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,20 @@ class SealedPass:
         index: Number of its sealed index; None where no slot was committed.
         index_digest: Of that index; empty without one.
         slots: Slots in the index.
+        error: Output to what its encoding lost in all these slots.
     """
 
     digest: str
     index: int | None = None
     index_digest: str = ""
     slots: int = 0
+    error: "Mapping[str, MeasuredError]" = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        index = None if self.index is None else {"number": self.index, "digest": self.index_digest, "slots": self.slots}
-        return {"pass": self.digest, "index": index}
+        error = {name: measured.to_json() for name, measured in self.error.items()}
+        index = {"number": self.index, "digest": self.index_digest, "slots": self.slots, "error": error}
+        return {"pass": self.digest, "index": None if self.index is None else index}
 
     @classmethod
     def from_json(cls, entry: "Fields") -> "SealedPass":
@@ -52,7 +57,17 @@ class SealedPass:
             return cls(entry.digest("pass"))
         index = entry.member("index")
         slots = index.number("slots", low=1, high=MAX_SLOTS)
-        return cls(entry.digest("pass"), index.number("number", high=_MAX_NUMBER), index.digest("digest"), slots)
+        error = index.member("error")
+        return cls(
+            entry.digest("pass"),
+            index.number("number", high=MAX_CATALOGUE),
+            index.digest("digest"),
+            slots,
+            {
+                name: MeasuredError.from_json(error.member(name))
+                for name in error.names("outputs", MAX_OUTPUTS, is_output_name)
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -84,11 +99,12 @@ class SealedTeacher:
     def from_json(cls, entry: "Fields") -> "SealedTeacher":
         """The inverse of `to_json`."""
         passes, classes, heads = (entry.member(name) for name in ("passes", "classes", "heads"))
+        sets = classes.names("class sets", MAX_NAMES, is_set_name)
         return cls(
             entry.digest("group"),
-            {name: SealedPass.from_json(passes.member(name)) for name in passes.content},
-            {name: _digests(classes.member(name)) for name in classes.content},
-            _digests(heads),
+            {name: SealedPass.from_json(passes.member(name)) for name in passes.names("passes", MAX_NAMES, is_pass_id)},
+            {name: _digests(classes.member(name), "outputs", is_output_name) for name in sets},
+            _digests(heads, "heads", is_set_name),
         )
 
 
@@ -128,17 +144,16 @@ class Catalogue:
             FormatError: A member is missing or of another type, or a name is none of a store's.
         """
         teachers = document.member("teachers")
-        made = cls(
+        return cls(
             document.text("store_uuid"),
-            document.number("number", high=_MAX_NUMBER),
+            document.number("number", high=MAX_CATALOGUE),
             document.number("generation", high=MAX_GENERATION),
             document.digest("manifest"),
-            {name: SealedTeacher.from_json(teachers.member(name)) for name in teachers.content},
+            {
+                name: SealedTeacher.from_json(teachers.member(name))
+                for name in teachers.names("teachers", MAX_NAMES, is_teacher_id)
+            },
         )
-        odd = next((name for name in _odd_names(made)), None)
-        if odd is not None:
-            raise FormatError(f"{document.where}: expected names of teachers, passes, sets and heads, got {odd[:60]!r}")
-        return made
 
     def pass_of(self, teacher_id: str, pass_id: str) -> SealedPass | None:
         """What it says of one pass."""
@@ -197,15 +212,23 @@ def newest_catalogue(storage: "Storage", store: str) -> Catalogue | None:
         IntegrityError: It was changed, or belongs to another store.
     """
     count = _count(storage)
-    if not count:
-        return None
-    key = catalogue_key(count - 1)
+    return read_catalogue(storage, store, count - 1) if count else None
+
+
+def read_catalogue(storage: "Storage", store: str, number: int) -> Catalogue:
+    """One catalogue of a store.
+
+    Raises:
+        FormatError: It is not of format 1.
+        IntegrityError: It is not there, was changed, or belongs to another store.
+    """
+    key = catalogue_key(number)
     try:
         data = storage.get(key, limit_bytes=MAX_DOCUMENT_BYTES)
     except ObjectMissingError as error:
         raise IntegrityError(f"{storage.url} lacks {key}; restore it from a copy") from error
     found = Catalogue.from_json(unseal(data, key))
-    if (found.store, found.number) != (store, count - 1):
+    if (found.store, found.number) != (store, number):
         raise IntegrityError(f"{key} belongs to another store or has another number; restore it")
     return found
 
@@ -214,7 +237,7 @@ def _count(storage: "Storage") -> int:
     """How many catalogues there are; they have no gap, so doubling and halving finds it in few questions."""
     there = 0  # so many are there for certain
     step = 1
-    while there + step <= _MAX_NUMBER and storage.exists(catalogue_key(there + step - 1)):
+    while there + step <= MAX_CATALOGUE and storage.exists(catalogue_key(there + step - 1)):
         there, step = there + step, 2 * step
     while step > 1:
         step //= 2
@@ -223,15 +246,5 @@ def _count(storage: "Storage") -> int:
     return there
 
 
-def _digests(entry: "Fields") -> dict[str, str]:
-    return {name: entry.digest(name) for name in entry.content}
-
-
-def _odd_names(made: Catalogue) -> list[str]:
-    """Names that the format cannot have; they would become paths."""
-    odd = [name for name in made.teachers if not is_teacher_id(name)]
-    for teacher in made.teachers.values():
-        odd += [name for name in teacher.passes if not is_pass_id(name)]
-        odd += [name for name in (*teacher.classes, *teacher.heads) if not is_set_name(name)]
-        odd += [name for outputs in teacher.classes.values() for name in outputs if not is_output_name(name)]
-    return odd
+def _digests(entry: "Fields", what: str, is_name: "Callable[[str], bool]") -> dict[str, str]:
+    return {name: entry.digest(name) for name in entry.names(what, MAX_NAMES, is_name)}

@@ -1,11 +1,19 @@
 """Class sets: one mean embedding a class, as a store keeps them. `averaging` makes them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
-from embedkd.errors import FormatError, IntegrityError, ObjectMissingError, StoreError, UnknownNameError
+from embedkd.errors import (
+    ConfigError,
+    FormatError,
+    HoleError,
+    IntegrityError,
+    ObjectMissingError,
+    StoreError,
+    UnknownNameError,
+)
 from embedkd.records import OutputSpec, blake2b_hex, canonical_json
 from embedkd.store.access import GROUP, fetch, fetch_expected, put_or_keep
 from embedkd.store.commits import ObjectRecord
@@ -30,6 +38,9 @@ if TYPE_CHECKING:
     from embedkd.store.schema import ArraySchema
     from embedkd.store.view import TeacherView
 
+Method = Literal["mean", "median", "trimmed"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
 
 @dataclass(frozen=True)
 class ClassSet:
@@ -37,14 +48,16 @@ class ClassSet:
 
     Attributes:
         name: Of the set.
-        mean: float32 [C, D]; NaN for a class without samples.
+        mean: float32 [C, D], the centre of each class by `method`; NaN for a class without samples.
         count: int64 [C], samples averaged.
-        spread: float32 [C], root mean square distance of the samples from their mean; NaN without samples.
+        spread: float32 [C], root mean square distance of the samples from their centre; NaN without samples.
         samples_per_class: At most this many samples were drawn from a class.
         seed: Of the draw.
         commits: Digest over the committed objects that the rows came from.
         prompts: Templates that the class names were put into, where the means are of texts and not of rows; the number
             of samples is theirs then, and the digest is `prompts_digest`.
+        method: "mean", or for each dimension "median" or "trimmed", the mean without the largest and smallest values.
+        trim: The share of values that "trimmed" left out at each side; None for the others.
     """
 
     name: str
@@ -55,6 +68,8 @@ class ClassSet:
     seed: int
     commits: str
     prompts: tuple[str, ...] = ()
+    method: Method = "mean"
+    trim: float | None = None
 
 
 def prompts_digest(prompts: "Sequence[str]", class_names: "Sequence[str]") -> str:
@@ -89,6 +104,8 @@ def write_class_set(view: "TeacherView", output: str, made: ClassSet) -> None:
         "seed": made.seed,
         "commits": made.commits,
         "prompts": list(made.prompts),
+        "method": made.method,
+        "trim": made.trim,
         "arrays": {part: record.to_json() for part, record in records.items()},
     }
     key = f"{class_folder(view.teacher_id, made.name, output)}/{ROOT}"
@@ -97,8 +114,8 @@ def write_class_set(view: "TeacherView", output: str, made: ClassSet) -> None:
 
 def set_names(view: "TeacherView", output: str) -> list[str]:
     """Names of the finished class sets of one output, sorted: their last write is there."""
-    begun, storage = _begun(view, output), view.store.storage
-    return [name for name in begun if storage.exists(f"{class_folder(view.teacher_id, name, output)}/{ROOT}")]
+    exists = view.store.storage.exists
+    return [name for name in _listed(view, output) if exists(set_keys(view.teacher_id, name, output)[0])]
 
 
 def read_class_set(view: "TeacherView", name: str | None, output: OutputSpec) -> ClassSet:
@@ -110,16 +127,13 @@ def read_class_set(view: "TeacherView", name: str | None, output: OutputSpec) ->
         output: The output.
 
     Raises:
-        UnknownNameError: No set, or several, are called so.
+        HoleError: The output has no class set.
+        ConfigError: It has several, and none was named.
+        UnknownNameError: None is called so.
         IntegrityError: The set was begun and not finished, or an array is not the one that was written.
         FormatError: The set's numbers are outside what the format allows.
     """
-    begun = _begun(view, output.name)
-    if name is None:
-        recent = begun if len(begun) == 1 else [one for one in begun if not _is_older(view, one, output.name)]
-        name = recent[0] if len(recent) == 1 else None
-    if name is None or name not in begun:
-        raise UnknownNameError(f"class set of {output.name}", name or "(none named)", begun)
+    name = _choose(view, name, output.name)
     for folder in _groups(view, name):
         fetch_expected(view.store.storage, folder, GROUP)
     key = f"{class_folder(view.teacher_id, name, output.name)}/{ROOT}"
@@ -137,13 +151,14 @@ def read_class_set(view: "TeacherView", name: str | None, output: OutputSpec) ->
     }
     made = ClassSet(
         name,
-        arrays["mean"].astype(np.float32),
-        arrays["count"].astype(np.int64),
-        arrays["spread"].astype(np.float32),
+        arrays["mean"].astype(np.float32, copy=False),
+        arrays["count"].astype(np.int64, copy=False),
+        arrays["spread"].astype(np.float32, copy=False),
         facts.number("samples_per_class", low=1),
         facts.number("seed", low=-(1 << 63)),
         facts.digest("commits"),
         facts.texts("prompts", MAX_PROMPTS),
+        *_method(facts),
     )
     if made.prompts and made.commits != prompts_digest(made.prompts, names or ()):
         raise IntegrityError(f"{key} is of other class names than the manifest's; make it again under another name")
@@ -151,6 +166,20 @@ def read_class_set(view: "TeacherView", name: str | None, output: OutputSpec) ->
     if (made.count < 0).any() or not np.array_equal(filled, made.count > 0):
         raise IntegrityError(f"{key}: the counts do not fit the means; average again under another name")
     return made
+
+
+def _method(facts: "Fields") -> tuple[Method, float | None]:
+    """How the centres were made.
+
+    Raises:
+        FormatError: In no way that is known.
+    """
+    method, trim = facts.text("method"), facts.content.get("trim")
+    if method not in METHODS:
+        raise FormatError(f"{facts.where}: expected a method of {', '.join(METHODS)}, got {method[:60]!r}")
+    if (type(trim) is float and 0 < trim < 0.5) if method == "trimmed" else trim is None:
+        return method, cast("float | None", trim)
+    raise FormatError(f"{facts.where}: expected a share to trim that fits the method {method}, got {str(trim)[:60]}")
 
 
 def _read_array(view: "TeacherView", schema: "ArraySchema", facts: "Fields") -> "NDArray[np.generic]":
@@ -166,14 +195,52 @@ def _read_array(view: "TeacherView", schema: "ArraySchema", facts: "Fields") -> 
     return decode_chunk(schema, data)
 
 
-def _begun(view: "TeacherView", output: str) -> list[str]:
-    """Class sets of which anything is there: one whose last write is missing must not make another the only one."""
-    storage = view.store.storage
-    names = [name for name in storage.list_names(f"{teacher_folder(view.teacher_id)}/classes") if is_set_name(name)]
-    return [name for name in names if storage.list_names(class_folder(view.teacher_id, name, output))]
+def averaged_outputs(view: "TeacherView") -> list[str]:
+    """Outputs that have a finished class set, sorted; those of class texts need have no rows."""
+    names_below, shelf = view.store.storage.list_names, f"{teacher_folder(view.teacher_id)}/classes"
+    outputs = {output for name in names_below(shelf) if is_set_name(name) for output in names_below(f"{shelf}/{name}")}
+    known = (output for output in sorted(outputs) if view.spec.output(output) is not None)
+    return [output for output in known if set_names(view, output)]
 
 
-def _is_older(view: "TeacherView", name: str, output: str) -> bool:
+def begun_sets(view: "TeacherView", output: str) -> list[str]:
+    """Class sets of which any object is there: one that lacks its last must not make another the only one."""
+    exists = view.store.storage.exists
+    return [name for name in _listed(view, output) if any(map(exists, set_keys(view.teacher_id, name, output)))]
+
+
+def _listed(view: "TeacherView", output: str) -> list[str]:
+    """Class sets of which at least a folder is there: on a disk it outlives objects that were removed."""
+    names_below = view.store.storage.list_names
+    names = [name for name in names_below(f"{teacher_folder(view.teacher_id)}/classes") if is_set_name(name)]
+    return [name for name in names if names_below(class_folder(view.teacher_id, name, output))]
+
+
+def set_keys(teacher_id: str, name: str, output: str) -> list[str]:
+    """Keys of all objects of a class set but for the groups that it shares, the last write first."""
+    base = class_folder(teacher_id, name, output)
+    arrays = class_schemas(teacher_id, name, output, 1, 1).values()
+    return [f"{base}/{ROOT}", *(key for one in arrays for key in (one.chunk_key(), f"{one.path}/{ROOT}"))]
+
+
+def _choose(view: "TeacherView", name: str | None, output: str) -> str:
+    """The name of the set that is meant."""
+    begun = begun_sets(view, output)
+    if not begun:
+        raise HoleError(f"{view.store.storage.url} has no class set of {output}; make one with embedkd average")
+    if name is not None:
+        if name not in begun:
+            raise UnknownNameError(f"class set of {output}", name, begun)
+        return name
+    recent = begun if len(begun) == 1 else [one for one in begun if not is_outdated(view, one, output)]
+    if len(recent) != 1:
+        raise ConfigError(
+            f"{output} has {len(begun)} class sets; name one with --class-set or name= (known: {', '.join(begun)})"
+        )
+    return recent[0]
+
+
+def is_outdated(view: "TeacherView", name: str, output: str) -> bool:
     """Whether a finished set was made before shards were appended."""
     key = f"{class_folder(view.teacher_id, name, output)}/{ROOT}"
     if not view.store.storage.exists(key):

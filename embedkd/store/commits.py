@@ -1,5 +1,6 @@
 """Commits: the last write of a slot, and the only proof that its objects are there and what they hold."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -7,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from embedkd.errors import FormatError, IntegrityError
 from embedkd.records import RowStatus, blake2b_hex
 from embedkd.store.encoding import trailer
+from embedkd.store.measured import MeasuredError
 from embedkd.store.passes import MAX_OUTPUTS
-from embedkd.store.schema import MAX_CAPACITY, MAX_CHUNK_BYTES, MAX_SLOTS
+from embedkd.store.schema import MAX_CAPACITY, MAX_CHUNK_BYTES, MAX_SLOTS, is_output_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
 
     from embedkd.store.documents import Fields
 
-_MAX_OBJECTS = 2 * MAX_OUTPUTS + 2
+_MAX_OBJECTS = 3 * MAX_OUTPUTS + 3
 _MAX_CRC32C = (1 << 32) - 1
 _MAX_LABEL = (1 << 31) - 1
+MAX_REASONS = 16
+_REASON = re.compile(r"[a-z][a-z_]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class Commit:
         max_label: Largest label, -1 without any.
         ok: Number of rows with status 1, an output.
         bad: Reasons and counts of the other rows by status name, an output.
+        error: What the encoding lost, an output.
         objects: Everything the commit vouches for, in a fixed order.
         attempt: Facts that may differ between two runs: id, times, machine.
     """
@@ -103,6 +108,7 @@ class Commit:
     max_label: int
     ok: Mapping[str, int]
     bad: Mapping[str, Mapping[str, int]]
+    error: Mapping[str, MeasuredError]
     objects: tuple[ObjectRecord, ...]
     attempt: Mapping[str, Any]
 
@@ -119,7 +125,8 @@ class Commit:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "objects": [entry.to_json() for entry in self.objects]}
+        error = {name: measured.to_json() for name, measured in self.error.items()}
+        return {**asdict(self), "error": error, "objects": [entry.to_json() for entry in self.objects]}
 
     @classmethod
     def from_json(cls, document: "Fields") -> "Commit":
@@ -140,21 +147,24 @@ class Commit:
             max_label=document.number("max_label", low=-1, high=_MAX_LABEL),
             ok=_counts(document.member("ok")),
             bad=_reasons(document.member("bad")),
+            error=_errors(document.member("error")),
             objects=tuple(ObjectRecord.from_json(entry) for entry in document.objects("objects", _MAX_OBJECTS)),
-            attempt=document.member("attempt").content,
+            attempt=document.free("attempt"),
         )
         commit.check_counts(document.where)
         return commit
 
     def check_counts(self, where: str) -> None:
-        """Check that every row is counted once an output.
+        """Check that every row is counted once an output, and that the error of every ok one was measured.
 
         Raises:
             FormatError: It is not.
         """
-        fits = set(self.ok) == set(self.bad) and self.labelled <= self.rows
+        fits = set(self.ok) == set(self.bad) == set(self.error) and self.labelled <= self.rows
         if not fits or any(self.ok[name] + sum(self.bad[name].values()) != self.rows for name in self.ok):
             raise FormatError(f"{where} does not count each of its {self.rows} rows once")
+        if any(self.error[name].rows != count for name, count in self.ok.items()):
+            raise FormatError(f"{where} does not say the error of each of its rows")
 
 
 def keys_digest(keys: "NDArray[np.uint64]") -> str:
@@ -168,13 +178,29 @@ def status_counts(status: "NDArray[np.uint8]") -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def is_reason(name: str) -> bool:
+    """Whether a status can be called so, also one of a later version; readers keep a column of each."""
+    return _REASON.fullmatch(name) is not None
+
+
 def _source(entry: "Fields") -> dict[str, Any]:
     return {"url": entry.text("url"), "bytes": entry.number("bytes"), "blake2b": entry.digest("blake2b")}
 
 
 def _counts(entry: "Fields") -> dict[str, int]:
-    return {name: entry.number(name, high=MAX_CAPACITY) for name in entry.content}
+    names = entry.names("outputs", MAX_OUTPUTS, is_output_name)
+    return {name: entry.number(name, high=MAX_CAPACITY) for name in names}
+
+
+def _errors(entry: "Fields") -> dict[str, MeasuredError]:
+    names = entry.names("outputs", MAX_OUTPUTS, is_output_name)
+    return {name: MeasuredError.from_json(entry.member(name)) for name in names}
 
 
 def _reasons(entry: "Fields") -> dict[str, dict[str, int]]:
-    return {name: _counts(entry.member(name)) for name in entry.content}
+    return {name: _bad(entry.member(name)) for name in entry.names("outputs", MAX_OUTPUTS, is_output_name)}
+
+
+def _bad(entry: "Fields") -> dict[str, int]:
+    names = entry.names("statuses", MAX_REASONS, is_reason)
+    return {name: entry.number(name, low=1, high=MAX_CAPACITY) for name in names}

@@ -8,7 +8,9 @@ import numpy as np
 from embedkd.errors import StoreError
 from embedkd.progress import Silent
 from embedkd.records import RowStatus
+from embedkd.store.encoding import blocks
 from embedkd.store.reader import open_store, shard_identity
+from embedkd.store.rows import comparable
 from embedkd.store.transfer import Span, read_span, slots_by_shard
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class OutputDifference:
         teachers: Ids in the two stores.
         output: Its name.
         rows: Samples that have an embedding in both.
-        equal: Of these, rows that are the same bit for bit.
+        equal: Of these, rows that are the same number for number.
         only: Samples with an embedding in the first store alone, and in the second alone.
         other_keys: Samples that have another key: the shards differ although they seem the same.
         cosine_mean: Over the common rows; NaN without any, like the next two.
@@ -156,13 +158,19 @@ class _Tally:
         self.only[0] += int((ok & ~also).sum())
         self.only[1] += int((also & ~ok).sum())
         both = ok & also & ~moved
-        cosines = _cosines(one.rows[both].astype(np.float64), other.rows[both].astype(np.float64))
-        self.rows += int(both.sum())
-        self.equal += int((one.rows[both] == other.rows[both]).all(axis=1).sum())
+        places = np.flatnonzero(both)
+        self.rows += len(places)
+        width = len(one.stored[int(places[0])]) if len(places) else 1
+        for part in blocks(len(places), width):
+            self._compare(*comparable(one.stored.take(places[part]), other.stored.take(places[part])))
+
+    def _compare(self, one: "NDArray[np.float64]", other: "NDArray[np.float64]") -> None:
+        cosines = _cosines(one, other)
+        self.equal += int((one == other).all(axis=1).sum())
         self.total += float(cosines.sum())
         self.least = min(self.least, float(cosines.min(initial=np.inf)))
-        places = np.searchsorted(_EDGES, 1 - cosines, side="left").clip(0, len(_EDGES) - 1)
-        self.distances += np.bincount(places, minlength=len(_EDGES))
+        bins = np.searchsorted(_EDGES, 1 - cosines, side="left").clip(0, len(_EDGES) - 1)
+        self.distances += np.bincount(bins, minlength=len(_EDGES))
 
     def percentile(self, share: float) -> float:
         """The cosine that so many percent of the rows do not exceed."""

@@ -76,15 +76,26 @@ def copy_store(
 
 def _check_target(store: "EmbeddingStore", target: "Storage") -> None:
     """Refuse a target with another store, or with one that went another way, before anything is written."""
-    keys = [ROOT, *(f"{MANIFESTS}/{number}.json" for number in range(store.manifest.generation + 1))]
-    if store.catalogue is not None:
-        keys += [catalogue_key(number) for number in range(store.catalogue.number + 1)]
-    for key in keys:
+    for key in _decisive(store):
         if target.exists(key) and _read(target, key) != _read(store.storage, key):
             raise ConflictError(
                 f"{target.url} has another {key} than {store.storage.url}: it is no copy of it, or both went on by "
                 "themselves; copy to another place"
             )
+
+
+def _decisive(store: "EmbeddingStore") -> "Iterator[str]":
+    """What must be the same in a copy, as far as it is there: the last numbers may be a stranger's, and far off.
+
+    Raises:
+        IntegrityError: There is a gap.
+    """
+    numbers = [f"{MANIFESTS}/{number}.json" for number in range(store.manifest.generation + 1)]
+    sealed = 0 if store.catalogue is None else store.catalogue.number + 1
+    for key in (ROOT, *numbers, *map(catalogue_key, range(sealed))):
+        if not store.storage.exists(key):
+            raise IntegrityError(f"{store.storage.url} lacks {key}; restore it from another copy")
+        yield key
 
 
 def _missing(store: "EmbeddingStore", target: "Storage", part: Part, report: CopyReport) -> "Iterator[StoredObject]":

@@ -10,7 +10,8 @@ from embedkd.storage.places import relative_place
 from embedkd.store.access import put_or_keep
 from embedkd.store.documents import Fields, seal, seal_group
 from embedkd.store.manifest import FOLDER, SYMBOLIC, Manifest, fitting_capacity, slots_of
-from embedkd.store.reader import EmbeddingStore, open_store, policy_facts, policy_of, read_root
+from embedkd.store.reader import EmbeddingStore, open_store
+from embedkd.store.root import policy_facts, policy_of, read_root
 from embedkd.store.schema import ROOT, shelf_metadata
 
 if TYPE_CHECKING:

@@ -6,24 +6,36 @@ every field is read through `Fields`, which believes no type and no size.
 
 import binascii
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedkd.errors import FormatError, IntegrityError
-from embedkd.records import blake2b_hex, canonical_json
+from embedkd.errors import FormatError, IntegrityError, printable
+from embedkd.records import blake2b_hex, canonical_json, is_shallow
 from embedkd.store.schema import FORMAT, NAMESPACE, group_metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_DOCUMENT_BYTES = 4 << 20
+MAX_WIDE_BYTES = 64 << 20  # of what holds more than ASCII: in memory one such character makes all of them longer
+MAX_CONTAINERS = 1 << 20  # lists and objects of one document; each takes up to a hundred times its bytes in memory
+MAX_COMMAS = 1 << 23
+MAX_FREE_BYTES = 64 << 10
+MAX_FREE_DEPTH = 64
 DIGEST = "digest"
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_NUMBER = (1 << 63) - 1
 MAX_TEXT = 4096
+_SHOWN = 60  # characters of a value that did not fit
+# C0, C1, the two that end a line or a paragraph, halves of surrogates: no name or licence has one, a terminal or a log
+# obeys them, and some cannot be encoded.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def seal(document: dict[str, Any]) -> bytes:
@@ -90,7 +102,7 @@ class Fields:
         self.where = where
         self.own_digest = own_digest
         if not isinstance(content, dict):
-            raise self._unexpected("a JSON object", content)
+            raise self.unexpected("a JSON object", content)
         self.content: dict[str, Any] = content
 
     def number(self, name: str, low: int = 0, high: int = MAX_NUMBER) -> int:
@@ -101,18 +113,22 @@ class Fields:
         """True or false."""
         value = self._take(name)
         if not isinstance(value, bool):
-            raise self._unexpected(f"{name} to be true or false", value)
+            raise self.unexpected(f"{name} to be true or false", value)
         return value
 
     def text(self, name: str) -> str:
-        """A string of up to 4,096 characters without a NUL."""
+        """A string of up to 4,096 characters, none of them a control character."""
         return self._text(name, self._take(name))
+
+    def real(self, name: str) -> float:
+        """A finite number; the very one that was written, so whole numbers stay whole."""
+        return self._real(name, self._take(name))
 
     def digest(self, name: str) -> str:
         """64 hexadecimal digits in lower case."""
         value = self._take(name)
         if not isinstance(value, str) or not _HEX_DIGEST.fullmatch(value):
-            raise self._unexpected(f"{name} to be 64 hexadecimal digits", value)
+            raise self.unexpected(f"{name} to be 64 hexadecimal digits", value)
         return value
 
     def texts(self, name: str, limit: int) -> tuple[str, ...]:
@@ -122,6 +138,32 @@ class Fields:
     def numbers(self, name: str, limit: int, high: int = MAX_NUMBER) -> tuple[int, ...]:
         """A list of whole numbers from 0."""
         return tuple(self._number(name, value, 0, high) for value in self._list(name, limit))
+
+    def reals(self, name: str, limit: int) -> tuple[float, ...]:
+        """A list of finite numbers."""
+        return tuple(self._real(name, value) for value in self._list(name, limit))
+
+    def names(self, what: str, limit: int, is_name: "Callable[[str], bool]") -> tuple[str, ...]:
+        """Names of all members, of an object that has one a thing. Names become folders and columns.
+
+        Args:
+            what: The things, for messages.
+            limit: How many there may be.
+            is_name: Whether a thing can be called so.
+        """
+        if len(self.content) > limit:
+            raise self.unexpected(f"up to {limit} {what}", self.content)
+        odd = next((name for name in self.content if not is_name(name)), None)
+        if odd is not None:
+            raise self.unexpected(f"names of {what}", odd)
+        return tuple(self.content)
+
+    def free(self, name: str) -> dict[str, Any]:
+        """A JSON object of any content, neither long (64 KiB) nor deep (64): it is copied and written again."""
+        value = self.member(name).content
+        if not is_shallow(value, MAX_FREE_DEPTH) or len(canonical_json(value)) > MAX_FREE_BYTES:
+            raise self.unexpected(f"{name} to have up to {MAX_FREE_BYTES} bytes and {MAX_FREE_DEPTH} levels", value)
+        return value
 
     def packed(self, name: str, dtype: str, rows: int | None = None, width: int = 1) -> "NDArray[Any]":
         """A column of numbers, as `pack` writes it: [rows], or [rows, width] where ``width`` is not 1.
@@ -133,12 +175,15 @@ class Fields:
             width: Numbers a row.
         """
         value, row_bytes = self._take(name), np.dtype(dtype).itemsize * width
+        length = None if rows is None else 4 * -(-rows * row_bytes // 3)
+        if not isinstance(value, str) or length not in {None, len(value)}:
+            raise self.unexpected(f"{name} to be base64 of {rows or 'some'} times {row_bytes} bytes", value)
         try:
             data = binascii.a2b_base64(value, strict_mode=True)
-        except (ValueError, TypeError) as error:
-            raise self._unexpected(f"{name} to be base64", value) from error
+        except ValueError as error:
+            raise self.unexpected(f"{name} to be base64", value) from error
         if len(data) % row_bytes or (rows is not None and len(data) != rows * row_bytes):
-            raise self._unexpected(f"{name} to be base64 of {rows or 'some'} times {row_bytes} bytes", value)
+            raise self.unexpected(f"{name} to be base64 of {rows or 'some'} times {row_bytes} bytes", value)
         column = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"))
         return column if width == 1 else column.reshape(-1, width)
 
@@ -151,16 +196,20 @@ class Fields:
         values = self._list(name, limit)
         odd = next((value for value in values if not isinstance(value, dict)), None)
         if odd is not None:
-            raise self._unexpected(f"{name} to be a list of JSON objects", odd)
+            raise self.unexpected(f"{name} to be a list of JSON objects", odd)
         return values
 
     def member(self, name: str) -> "Fields":
         """A JSON object."""
-        return Fields(self._take(name), f"{self.where}, {name}")
+        return Fields(self._take(name), f"{self.where}, {printable(name, _SHOWN)}")
 
     def has(self, name: str) -> bool:
         """Whether a member is there and not null."""
         return self.content.get(name) is not None
+
+    def unexpected(self, expected: str, value: object) -> FormatError:
+        """The error that says what was expected of it and, as far as that is short, what came."""
+        return FormatError(f"{self.where}: expected {expected}, got {_described(value)}")
 
     def _take(self, name: str) -> Any:
         if name not in self.content:
@@ -170,32 +219,58 @@ class Fields:
     def _list(self, name: str, limit: int) -> list[Any]:
         value = self._take(name)
         if not isinstance(value, list) or len(value) > limit:
-            raise self._unexpected(f"{name} to be a list of up to {limit}", value)
+            raise self.unexpected(f"{name} to be a list of up to {limit}", value)
         return value
 
     def _number(self, name: str, value: object, low: int, high: int) -> int:
         if type(value) is not int or not low <= value <= high:
-            raise self._unexpected(f"{name} to be a whole number from {low} to {high}", value)
+            raise self.unexpected(f"{printable(name, _SHOWN)} to be a whole number from {low} to {high}", value)
+        return value
+
+    def _real(self, name: str, value: object) -> float:
+        if not (type(value) is float and math.isfinite(value)) and not (type(value) is int and abs(value) < 1 << 53):
+            raise self.unexpected(f"{name} to be a number", value)
         return value
 
     def _text(self, name: str, value: object) -> str:
-        if not isinstance(value, str) or len(value) > MAX_TEXT or "\0" in value:
-            raise self._unexpected(f"{name} to be a text of up to {MAX_TEXT} characters", value)
+        if not isinstance(value, str) or len(value) > MAX_TEXT or has_control(value):
+            raise self.unexpected(f"{name} to be a text of up to {MAX_TEXT} characters and no control character", value)
         return value
 
-    def _unexpected(self, expected: str, value: object) -> FormatError:
-        came = repr(value)
-        return FormatError(f"{self.where}: expected {expected}, got {came if len(came) <= 60 else came[:57] + '...'}")
+
+def has_control(text: str) -> bool:
+    """Whether a text holds a control character, a line end of any kind or half a surrogate."""
+    return _CONTROL.search(text) is not None
+
+
+def _described(value: object) -> str:
+    """A value for a message: it may be long, and deeper than Python can print."""
+    if isinstance(value, dict):
+        return f"an object of {len(value)} members"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, str) and len(value) > _SHOWN:
+        return f"{value[: _SHOWN - 3]!r}..."
+    return printable(repr(value), _SHOWN)
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:
+    _check_size(data, where)
     try:
-        document = json.loads(data)
+        document = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise FormatError(f"{where}: expected a JSON object, got {type(document).__name__}")
     return document
+
+
+def _check_size(data: bytes, where: str) -> None:
+    """Bound what parsing takes, before it does: a gibibyte or so, whatever a stranger wrote."""
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS or data.count(b",") > MAX_COMMAS:
+        raise FormatError(f"{where} has more than {MAX_CONTAINERS} lists and objects, or {MAX_COMMAS} commas; refused")
+    if len(data) > MAX_WIDE_BYTES and not data.isascii():
+        raise FormatError(f"{where} is longer than {MAX_WIDE_BYTES} bytes and not all ASCII; refused")
 
 
 def _check_format(document: dict[str, Any], where: str) -> None:

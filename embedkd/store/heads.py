@@ -19,7 +19,7 @@ from embedkd.store.access import GROUP, fetch, fetch_expected, put_or_keep
 from embedkd.store.commits import ObjectRecord
 from embedkd.store.documents import seal_group, unseal_group
 from embedkd.store.encoding import decode_chunk, encode_chunk
-from embedkd.store.schema import MAX_DIM, ROOT, ArraySchema, is_set_name, teacher_folder
+from embedkd.store.schema import MAX_CHUNK_BYTES, MAX_DIM, ROOT, ArraySchema, is_set_name, teacher_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,7 +159,7 @@ def write_head(view: "TeacherView", head: Head) -> None:
         StoreError: A head of that name holds something else.
     """
     check_name(head.name)
-    schemas = _schemas(view, head.name, head.weight.shape)
+    schemas = head_schemas(view, head.name, head.weight.shape)
     _put_same(view, f"{_shelf(view)}/{ROOT}", GROUP, head.name)
     objects = []
     for part, schema in schemas.items():
@@ -227,7 +227,7 @@ def read_head(view: "TeacherView", name: str) -> Head:
 def _read_arrays(
     view: "TeacherView", name: str, shape: tuple[int, int, int], facts: "Fields"
 ) -> "dict[str, NDArray[np.float32]]":
-    schemas = _schemas(view, name, shape)
+    schemas = head_schemas(view, name, shape)
     records = [ObjectRecord.from_json(entry) for entry in facts.objects("objects", 2 * (MAX_FOLDS + 1))]
     keys = [schema.chunk_key(number) for schema in schemas.values() for number in range(shape[0])]
     if [record.key for record in records] != keys:
@@ -259,7 +259,7 @@ def _strength(facts: "Fields") -> float | None:
     return value
 
 
-def _schemas(view: "TeacherView", name: str, shape: tuple[int, ...]) -> dict[str, ArraySchema]:
+def head_schemas(view: "TeacherView", name: str, shape: tuple[int, ...]) -> dict[str, ArraySchema]:
     """``weight`` and ``bias``: one chunk a map.
 
     Raises:
@@ -268,6 +268,10 @@ def _schemas(view: "TeacherView", name: str, shape: tuple[int, ...]) -> dict[str
     maps, classes, dim = shape
     if not 1 <= classes <= MAX_DIM:
         raise FormatError(f"head '{name}': expected 1 to {MAX_DIM} classes, got {classes}")
+    if (size := 4 * math.prod(shape)) > MAX_CHUNK_BYTES:
+        raise FormatError(
+            f"head '{name}': expected weights of up to {MAX_CHUNK_BYTES} bytes in all maps, got {size}; use fewer folds"
+        )
     base = f"{_shelf(view)}/{name}"
     return {
         "weight": ArraySchema(f"{base}/weight", "float32", (maps, classes, dim), (1, classes, dim)),

@@ -11,13 +11,21 @@ from embedkd.errors import IntegrityError, ObjectMissingError
 from embedkd.store.access import GROUP, fetch
 from embedkd.store.catalogue import FOLDER as SEALED
 from embedkd.store.catalogue import catalogue_key
-from embedkd.store.classes import set_names
+from embedkd.store.classes import averaged_outputs, set_names
 from embedkd.store.commits import ObjectRecord
 from embedkd.store.documents import MAX_MANIFEST_BYTES, unseal, unseal_group
-from embedkd.store.heads import head_names, read_head
+from embedkd.store.heads import head_names, head_schemas, read_head
 from embedkd.store.manifest import FOLDER as MANIFESTS
 from embedkd.store.passes import commit_key, pass_folder
-from embedkd.store.schema import MAX_CHUNK_BYTES, MAX_DIM, ROOT, class_folder, shelf_metadata, teacher_folder
+from embedkd.store.schema import (
+    MAX_CHUNK_BYTES,
+    MAX_DIM,
+    ROOT,
+    class_folder,
+    class_schemas,
+    shelf_metadata,
+    teacher_folder,
+)
 from embedkd.store.sealed import index_key
 from embedkd.store.structure import check_array
 
@@ -108,7 +116,7 @@ def parts(store: "EmbeddingStore") -> "Iterator[Part]":
     for generation in range(store.manifest.generation, -1, -1):
         yield Part("manifest", (_document(store, f"{MANIFESTS}/{generation}.json"),))
     if store.catalogue is not None:
-        for number in range(store.catalogue.number + 1):
+        for number in range(store.catalogue.number, -1, -1):
             yield Part("seal", (_document(store, catalogue_key(number)),))
 
 
@@ -119,7 +127,7 @@ def slot_part(view: "TeacherView", pass_id: str, slot: "Slot", *, with_rows: boo
         view: The teacher.
         pass_id: The pass.
         slot: The slot.
-        with_rows: Whether ``rows/key`` and ``rows/label`` are among them, which all passes share.
+        with_rows: Whether the objects of ``rows`` are among them, which all passes share.
 
     Raises:
         IntegrityError: The commit is not what it should be, or was sealed and is gone or another one.
@@ -138,9 +146,12 @@ def slot_part(view: "TeacherView", pass_id: str, slot: "Slot", *, with_rows: boo
     keys = view.log.object_keys(slot, pass_id)
     if [record.key for record in commit.objects] != keys:
         raise IntegrityError(f"{key} does not name the objects of its slot; run embedkd store repair")
-    records = commit.objects if with_rows else commit.objects[2:]
-    objects = tuple(StoredObject(record.key, record) for record in records)
-    return Part("slot", objects, StoredObject(key, data=fetch(view.store.storage, key)))
+    records = commit.objects if with_rows else commit.objects[len(view.row_schemas()) :]
+    last = _document(view.store, key)
+    assert last.data is not None
+    if unseal(last.data, key).own_digest != digest:
+        raise IntegrityError(f"{key} was changed while it was read; run the same command again")
+    return Part("slot", tuple(StoredObject(record.key, record) for record in records), last)
 
 
 def read_object(store: "EmbeddingStore", item: StoredObject) -> bytes:
@@ -186,21 +197,21 @@ def _frame(store: "EmbeddingStore", views: "Iterable[TeacherView]") -> "Iterator
 
 
 def _class_sets(view: "TeacherView") -> "Iterator[Part]":
-    shelf, storage = f"{teacher_folder(view.teacher_id)}/classes", view.store.storage
-    for output in view.outputs:
+    shelf = f"{teacher_folder(view.teacher_id)}/classes"
+    for output in averaged_outputs(view):
         for name in set_names(view, output):
-            view.class_set(name, output)
+            made = view.class_set(name, output)
             last = _document(view.store, f"{class_folder(view.teacher_id, name, output)}/{ROOT}")
             assert last.data is not None
             arrays = unseal_group(last.data, last.key).member("arrays")
             records = [ObjectRecord.from_json(arrays.member(part)) for part in ("mean", "count", "spread")]
             groups = [StoredObject(f"{folder}/{ROOT}", data=GROUP) for folder in (shelf, f"{shelf}/{name}")]
-            metadata = [_metadata_of(record) for record in records]
+            schemas = class_schemas(view.teacher_id, name, output, *made.mean.shape)
             yield Part(
                 "class set",
                 (
                     *groups,
-                    *(StoredObject(key, data=fetch(storage, key)) for key in metadata),
+                    *(_metadata(view.store, schema) for schema in schemas.values()),
                     *(StoredObject(record.key, record) for record in records),
                 ),
                 last,
@@ -208,19 +219,19 @@ def _class_sets(view: "TeacherView") -> "Iterator[Part]":
 
 
 def _heads(view: "TeacherView") -> "Iterator[Part]":
-    shelf, storage = f"{teacher_folder(view.teacher_id)}/heads", view.store.storage
+    shelf = f"{teacher_folder(view.teacher_id)}/heads"
     for name in head_names(view):
-        read_head(view, name)
+        head = read_head(view, name)
         last = _document(view.store, f"{shelf}/{name}/{ROOT}")
         assert last.data is not None
         entries = unseal_group(last.data, last.key).objects("objects", MAX_DIM)
         records = [ObjectRecord.from_json(entry) for entry in entries]
-        metadata = dict.fromkeys(_metadata_of(record) for record in records)
+        schemas = head_schemas(view, name, head.weight.shape)
         yield Part(
             "head",
             (
                 StoredObject(f"{shelf}/{ROOT}", data=GROUP),
-                *(StoredObject(key, data=fetch(storage, key)) for key in metadata),
+                *(_metadata(view.store, schema) for schema in schemas.values()),
                 *(StoredObject(record.key, record) for record in records),
             ),
             last,
@@ -240,8 +251,8 @@ def _seal(store: "EmbeddingStore", views: "Iterable[TeacherView]") -> "Iterator[
                 yield Part("seal", (_document(store, index_key(view.teacher_id, pass_id, sealed.index)),))
 
 
-def _metadata_of(record: ObjectRecord) -> str:
-    return f"{record.key.partition('/c/')[0]}/{ROOT}"
+def _metadata(store: "EmbeddingStore", schema: "ArraySchema") -> StoredObject:
+    return StoredObject(f"{schema.path}/{ROOT}", data=_exactly(store, schema.path, schema.metadata()))
 
 
 def _document(store: "EmbeddingStore", key: str) -> StoredObject:

@@ -8,9 +8,11 @@ import numpy as np
 from embedkd.errors import IntegrityError, ObjectMissingError, UnknownNameError
 from embedkd.store.commits import Commit
 from embedkd.store.documents import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES, unseal
+from embedkd.store.measured import MeasuredError
 from embedkd.store.passes import Pass, commit_key
-from embedkd.store.schema import teacher_folder
+from embedkd.store.schema import row_schemas
 from embedkd.store.sealed import SealedIndex, index_key
+from embedkd.store.structure import schemas_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from embedkd.records import TeacherSpec
     from embedkd.store.manifest import Slot
     from embedkd.store.reader import EmbeddingStore
+    from embedkd.store.schema import ArraySchema
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class CommitLog:
         self._identity = (spec.fingerprint, store.decode_digest)
         self._commits: dict[tuple[str, int], Commit] = {}
         self._indexes: dict[str, SealedIndex | None] = {}
+        self._schemas: dict[str, list[ArraySchema]] = {}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -132,7 +136,8 @@ class CommitLog:
         document = unseal(data, key)
         if document.own_digest != sealed.index_digest:
             raise IntegrityError(f"{key} is not the one that was sealed; restore it")
-        index = SealedIndex.from_json(document, self._passes[pass_id].outputs)
+        arrays = len(self.object_keys(self._store.slots[0], pass_id))
+        index = SealedIndex.from_json(document, self._passes[pass_id].outputs, arrays)
         names = self._store.class_names
         identity = (self._digests[pass_id], *self._identity)
         index.check(self._store.slots, identity, None if names is None else len(names), key)
@@ -165,11 +170,43 @@ class CommitLog:
                     _fill(counts, commit, output)
         return counts
 
+    def error(self, output: str) -> MeasuredError:
+        """What the encoding of an output lost in all committed slots.
+
+        Raises:
+            UnknownNameError: No pass has this output.
+            IntegrityError: A commit or an index belongs to something else.
+        """
+        parts: list[MeasuredError] = []
+        counted: set[int] = set()
+        for name in self._names(output):
+            index = self.index(name)
+            if index is not None:
+                places = [at for at, number in enumerate(index.slots.tolist()) if number not in counted]
+                parts.append(index.error[output].take(np.array(places, np.int64)).joined())
+                counted.update(index.slots.tolist())
+        for slot in self._store.slots:
+            commit = None if slot.index in counted else self.commit(slot, output)
+            if commit is not None:
+                parts.append(commit.error[output])
+        return MeasuredError.joined(parts)
+
     def object_keys(self, slot: "Slot", pass_id: str) -> list[str]:
         """Keys of the objects of a slot in the order of its commit."""
-        outputs = [f"{teacher_folder(self._teacher_id)}/{name}" for name in self._passes[pass_id].outputs]
-        rows = [(f"{base}/c/{slot.index}/0", f"{base}_status/c/{slot.index}") for base in outputs]
-        return [f"rows/key/c/{slot.index}", f"rows/label/c/{slot.index}", *(key for pair in rows for key in pair)]
+        return [schema.chunk_key(slot.index) for schema in self._schemas_of(pass_id)]
+
+    def _schemas_of(self, pass_id: str) -> "list[ArraySchema]":
+        """The arrays of a pass; for all slots of a store the keys of their objects are made of them.
+
+        Raises:
+            IntegrityError: The pass has an output that the teacher has not.
+        """
+        if pass_id not in self._schemas:
+            schemas = [*row_schemas(len(self._store.slots), self._store.capacity)]
+            for name in self._passes[pass_id].outputs:
+                schemas += schemas_of(self._store, self._spec, name)
+            self._schemas[pass_id] = schemas
+        return self._schemas[pass_id]
 
     def _names(self, output: str) -> list[str]:
         if output not in self._passes_of:

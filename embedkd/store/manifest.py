@@ -10,19 +10,20 @@ import numpy as np
 from embedkd.errors import FormatError, IntegrityError
 from embedkd.records import SPLITS, Shard
 from embedkd.storage.places import place_from
-from embedkd.store.documents import MAX_MANIFEST_BYTES, MAX_NUMBER, MAX_TEXT, unseal
+from embedkd.store.documents import MAX_MANIFEST_BYTES, MAX_NUMBER, MAX_TEXT, Fields, has_control, unseal
 from embedkd.store.schema import MAX_CAPACITY, MAX_CLASSES, MAX_SLOTS, check_capacity
 
 if TYPE_CHECKING:
     from embedkd.storage import Storage
-    from embedkd.store.documents import Fields
 
 FOLDER = "manifest"
 SYMBOLIC = "data:"
-MAX_GENERATION = 999_999_999
+MAX_GENERATION = 99_999
 _MIN_CAPACITY = 64
-_NAME = re.compile(r"(0|[1-9][0-9]{0,8})\.json")
+_NAME = re.compile(r"(0|[1-9][0-9]{0,4})\.json")
 _SLOT_MEMBERS = ("url", "split", "bytes", "blake2b", "rows", "start", "n")
+# Empty, absolute, with a part "..", of another system, or a URL; of urls that are joined by line ends.
+_ODD_URL = re.compile(r"^$|^/|(^|/)\.\.(/|$)|\\|://", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -191,15 +192,25 @@ def _read_slots(document: "Fields", capacity: int) -> tuple[Slot, ...]:
     entries = document.members("slots", MAX_SLOTS)
     columns = {name: [entry.get(name) for entry in entries] for name in _SLOT_MEMBERS}
     if not entries or not _are_sound(columns):
-        for entry in document.objects("slots", MAX_SLOTS):
-            _check_slot(entry)
+        for number, entry in enumerate(entries):
+            _check_slot(Fields(entry, f"{document.where}, slots {number}"))
     if not entries or not _are_cut(columns, capacity):
         raise FormatError(f"{document.where} does not cut its shards into slots of {capacity} rows, in order")
     slots: list[Slot] = []
     for url, split, size_bytes, blake2b, rows, start, n in zip(*columns.values(), strict=True):
         shard = Shard(url, split, size_bytes, rows, blake2b) if start == 0 else slots[-1].shard
         slots.append(Slot(len(slots), shard, start, n))
+    _check_different(slots, document.where)
     return tuple(slots)
+
+
+def _check_different(slots: list[Slot], where: str) -> None:
+    """Refuse two shards of one name: appending and merging tell shards apart by it."""
+    urls: set[str] = set()
+    for slot in slots:
+        if slot.start == 0 and slot.shard.url in urls:
+            raise FormatError(f"{where}: expected every shard once, got {slot.shard.url!r} twice")
+        urls.add(slot.shard.url)
 
 
 def _are_sound(columns: dict[str, list[Any]]) -> bool:
@@ -212,7 +223,8 @@ def _are_sound(columns: dict[str, list[Any]]) -> bool:
         return False
     return (
         max(map(len, urls)) <= MAX_TEXT
-        and not any("\0" in url for url in urls)
+        and not has_control("".join(urls))
+        and not _ODD_URL.search("\n".join(urls))
         and set(splits) <= set(SPLITS)
         and {len(digest) for digest in digests} == {64}
         and not set("".join(digests)) - set("0123456789abcdef")
@@ -239,7 +251,8 @@ def _check_slot(entry: "Fields") -> None:
     """Refuse a slot with a member that is missing, of another type or out of bounds."""
     if entry.text("split") not in SPLITS:
         raise FormatError(f"{entry.where}: expected a split of {', '.join(SPLITS)}, got {entry.text('split')!r}")
-    entry.text("url")
+    if _ODD_URL.search(entry.text("url")):
+        raise entry.unexpected("url to be a relative path without '..'", entry.text("url"))
     entry.digest("blake2b")
     for name in ("bytes", "rows", "start", "n"):
         entry.number(name)

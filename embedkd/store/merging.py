@@ -8,12 +8,14 @@ import numpy as np
 
 from embedkd.errors import ConflictError, StoreError
 from embedkd.progress import Silent
-from embedkd.store.classes import set_names
+from embedkd.records import RowStatus
+from embedkd.store.agreeing import same_rows
+from embedkd.store.classes import averaged_outputs, set_names
 from embedkd.store.creation import create_store, remembered_root
 from embedkd.store.manifest import slots_of
 from embedkd.store.reader import EmbeddingStore, open_store, shard_identity
 from embedkd.store.transfer import Span, is_committed, read_span, slots_by_shard, transfer
-from embedkd.store.writer import PassWriter, same_rows
+from embedkd.store.writer import PassWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,8 +218,13 @@ def _agree(mine: "TeacherView", theirs: "TeacherView", output: str, spans: "list
     if mine.store.capacity == theirs.store.capacity and _digests(mine, output, a) == _digests(theirs, output, b):
         return True
     read, other = read_span(mine, output, a), read_span(theirs, output, b)
-    same = all(np.array_equal(getattr(read, name), getattr(other, name)) for name in ("keys", "labels", "status"))
-    return same and same_rows(read.rows, other.rows)
+    same = all(
+        np.array_equal(getattr(read, name), getattr(other, name)) for name in ("keys", "labels", "places", "status")
+    )
+    lost = max(
+        view.committed(s, output).error[output].max for view, span in ((mine, a), (theirs, b)) for s in span.slots
+    )
+    return same and same_rows(read.stored, other.stored, read.status == RowStatus.OK, lost=lost)
 
 
 def _digests(view: "TeacherView", output: str, span: Span) -> list[str]:
@@ -240,4 +247,4 @@ def _root(stores: list[EmbeddingStore], target: "Storage", root: str | None) -> 
 
 
 def _count_sets(view: "TeacherView") -> int:
-    return sum(len(set_names(view, output)) for output in view.outputs)
+    return sum(len(set_names(view, output)) for output in averaged_outputs(view))

@@ -1,13 +1,13 @@
 """A pass: one teacher, a set of outputs, and everything that the bytes of its rows depend on."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import FormatError, IntegrityError, ObjectMissingError
 from embedkd.records import blake2b_hex, canonical_json
 from embedkd.store.documents import MAX_DOCUMENT_BYTES, digest_of, unseal
-from embedkd.store.schema import teacher_folder
+from embedkd.store.schema import is_output_name, teacher_folder
 
 if TYPE_CHECKING:
     from embedkd.storage import Storage
@@ -29,6 +29,8 @@ class Pass:
         device: Model of the CPU or GPU, for people.
         views: Number of stored views (1: the plain view, the only one that this version reads and writes).
         compiled: Whether the teacher was compiled (`torch.compile`), which changes last bits.
+        own_digest: The digest that its ``pass.json`` carries, where it was read from one: it covers members of later
+            versions too.
     """
 
     outputs: tuple[str, ...]
@@ -37,6 +39,7 @@ class Pass:
     device: str
     views: int = 1
     compiled: bool = False
+    own_digest: str = field(default="", compare=False, repr=False)
 
     @property
     def pass_id(self) -> str:
@@ -46,11 +49,13 @@ class Pass:
     @property
     def digest(self) -> str:
         """The digest that its ``pass.json`` carries."""
-        return digest_of(self.to_json())
+        return self.own_digest or digest_of(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "outputs": list(self.outputs)}
+        facts = {**asdict(self), "outputs": list(self.outputs)}
+        del facts["own_digest"]
+        return facts
 
     @classmethod
     def from_json(cls, document: "Fields") -> "Pass":
@@ -66,11 +71,15 @@ class Pass:
             device=document.text("device"),
             views=document.number("views", low=1),
             compiled=document.flag("compiled"),
+            own_digest=document.own_digest,
         )
         if result.views != 1:
             raise FormatError(f"{document.where} has {result.views} views a sample; this version reads stores of one")
         if not result.outputs or len(set(result.outputs)) != len(result.outputs):
-            raise FormatError(f"{document.where}: expected different outputs, at least one, got {result.outputs}")
+            raise FormatError(f"{document.where}: expected different outputs, at least one")
+        odd = next((name for name in result.outputs if not is_output_name(name)), None)
+        if odd is not None:
+            raise document.unexpected("an output name such as 'cls'", odd)
         return result
 
 

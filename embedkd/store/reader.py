@@ -4,26 +4,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embedkd.errors import (
+    ConfigError,
     FormatError,
     HoleError,
     IntegrityError,
     ListingError,
-    ObjectMissingError,
     StoreError,
     UnknownNameError,
 )
-from embedkd.records import DecodePolicy, Shard, blake2b_hex, canonical_json
+from embedkd.records import DecodePolicy, OutputSpec, Shard, Split, TeacherSpec, blake2b_hex, canonical_json
 from embedkd.storage import Storage, open_storage
+from embedkd.store.ahead import read_ahead
 from embedkd.store.catalogue import Catalogue, Unlisted, newest_catalogue
-from embedkd.store.documents import MAX_DOCUMENT_BYTES, unseal_group
+from embedkd.store.classes import ClassSet, averaged_outputs
+from embedkd.store.lookup import Lookup, hashes_of, look_up, take
 from embedkd.store.manifest import FOLDER, Manifest, Slot, generations, read_manifest, resolve_root
-from embedkd.store.schema import MAX_CAPACITY, ROOT, check_capacity, is_teacher_id, teacher_folder
-from embedkd.store.view import TeacherView
+from embedkd.store.root import policy_facts, policy_of, read_root
+from embedkd.store.schema import is_teacher_id, teacher_folder
+from embedkd.store.structure import read_spec
+from embedkd.store.view import SlotRead, TeacherView
 
 if TYPE_CHECKING:
-    from embedkd.store.documents import Fields
+    from collections.abc import Iterable, Iterator
 
-MAX_PIXELS = 1 << 30
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def open_store(location: "str | Path | Storage") -> "EmbeddingStore":
@@ -46,45 +51,26 @@ def open_store(location: "str | Path | Storage") -> "EmbeddingStore":
     return EmbeddingStore(storage, manifest, facts.number("capacity"), policy_of(facts), catalogue)
 
 
-def read_root(storage: Storage) -> "Fields":
-    """The attributes of a store's root group: ``store_uuid``, ``capacity`` and ``decode``, all checked.
-
-    Raises:
-        FormatError: There is no store of a format that this version reads.
-        IntegrityError: It was changed after it was written.
-    """
-    try:
-        root = storage.get(ROOT, limit_bytes=MAX_DOCUMENT_BYTES)
-    except ObjectMissingError as error:
-        raise FormatError(f"{storage.url} is no embedding store; make one with embedkd precompute") from error
-    facts = unseal_group(root, f"{storage.url}/{ROOT}")
-    check_capacity(facts.number("capacity", low=1, high=MAX_CAPACITY))
-    facts.text("store_uuid")
-    policy_of(facts)
-    return facts
-
-
-def policy_facts(policy: DecodePolicy) -> dict[str, Any]:
-    """A decode policy as JSON values."""
-    return {"background": list(policy.background), "exif": policy.exif, "max_pixels": policy.max_pixels}
-
-
-def policy_of(facts: "Fields") -> DecodePolicy:
-    """The decode policy among a root group's attributes.
-
-    Raises:
-        FormatError: It is none, or would let images through that no machine should decode.
-    """
-    decode = facts.member("decode")
-    background = decode.numbers("background", limit=3, high=255)
-    if len(background) != 3:
-        raise FormatError(f"{decode.where}: expected a background of 3 numbers, got {len(background)}")
-    red, green, blue = background
-    return DecodePolicy((red, green, blue), decode.flag("exif"), decode.number("max_pixels", low=1, high=MAX_PIXELS))
-
-
 class EmbeddingStore:
-    """A store of teacher embeddings, open for reading; safe for threads, and for forks while it is local.
+    """A store of teacher embeddings, open for reading. Nothing has to be closed.
+
+    Threads may share it. It can be pickled, and used behind a fork where it lies in a folder; one in a bucket raises
+    there, see `open_storage`. Shards that are appended later, and teachers and outputs that are begun after they were
+    first asked for, are seen by opening the store again.
+
+    >>> store = open_store("store.zarr")
+    >>> store
+    EmbeddingStore('store.zarr': 24 samples in 4 slots, 3 classes)
+    >>> list(store.teachers), list(store.outputs)  # doctest: +ELLIPSIS
+    (['vit-small-...'], ['cls', 'logits'])
+    >>> for slot, read in store.iterate("cls", split="train"):
+    ...     print(slot.shard.url, read.rows.shape, read.labels)
+    train-000000.tar (8, 6) [0 1 2 0 1 2 0 1]
+    train-000000.tar (4, 6) [2 0 1 2]
+    train-000001.tar (8, 6) [0 1 2 0 1 2 0 1]
+    >>> where = store.lookup(["cat_05", "dog_00", "ant_21"])
+    >>> print(where.found, where.slot, where.row)
+    [ True False  True] [ 0 -1  3] [ 5 -1  1]
 
     Attributes:
         storage: Where it lies.
@@ -107,6 +93,15 @@ class EmbeddingStore:
         self.capacity = capacity
         self.policy = policy
         self.catalogue = catalogue
+        self._views: dict[str | None, TeacherView] = {}
+
+    def __repr__(self) -> str:
+        names, rows = self.class_names, sum(slot.rows for slot in self.slots)
+        classes = "" if names is None else f", {len(names)} classes"
+        return f"EmbeddingStore({self.storage.url!r}: {rows} samples in {len(self.slots)} slots{classes})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_views": {}}  # what was read meanwhile is read again
 
     @property
     def uuid(self) -> str:
@@ -152,7 +147,8 @@ class EmbeddingStore:
 
         Raises:
             HoleError: The store has no teacher yet.
-            UnknownNameError: No teacher, or several, are called so.
+            ConfigError: Several are called so.
+            UnknownNameError: None is called so.
         """
         ids = self.teacher_ids
         if not ids:
@@ -161,9 +157,154 @@ class EmbeddingStore:
         if name is not None and name not in ids:
             exact = [v for v in views if v.spec.name == name]
             views = exact or [v for v in views if v.teacher_id.startswith(name) or v.spec.name.startswith(name)]
-        if len(views) != 1:
-            raise UnknownNameError(f"teacher of {self.storage.url}", name or "(none named)", ids)
+        if not views:
+            raise UnknownNameError(f"teacher of {self.storage.url}", str(name), ids)
+        if len(views) > 1:
+            called, listed = f" called '{name}...'" if name else "", ", ".join(view.teacher_id for view in views)
+            raise ConfigError(
+                f"{self.storage.url} has {len(views)} teachers{called}; name one with --teacher or teacher=: {listed}"
+            )
         return views[0]
+
+    @property
+    def teachers(self) -> dict[str, TeacherSpec]:
+        """All teachers by id, sorted.
+
+        Raises:
+            FormatError: A teacher's description is not of format 1.
+            IntegrityError: It was changed.
+        """
+        return {teacher_id: read_spec(self, teacher_id) for teacher_id in self.teacher_ids}
+
+    @property
+    def outputs(self) -> dict[str, OutputSpec]:
+        """Outputs of the only teacher, sorted; of one among several: ``store.teacher(NAME).outputs``.
+
+        Raises:
+            HoleError: The store has no teacher yet.
+            ConfigError: It has several.
+        """
+        view = self._view(None)
+        return {name: _spec_of(view, name) for name in view.outputs}
+
+    def read(self, slot: "Slot | int", output: str, *, teacher: str | None = None) -> SlotRead:
+        """Rows, status, keys and labels of one slot, every byte checked before it is used.
+
+        >>> read = open_store("store.zarr").read(0, "cls")
+        >>> read.rows.shape, read.rows.dtype.name
+        ((8, 6), 'float16')
+        >>> print(read.labels, read.status)  # the fifth image could not be decoded
+        [0 1 2 0 1 2 0 1] [1 1 1 1 2 1 1 1]
+
+        Args:
+            slot: It, or its number.
+            output: "cls", "logits", ...
+            teacher: Its id, name or a prefix of either; None for the only one.
+
+        Raises:
+            HoleError: The slot has no commit, or there is no such slot.
+            ConfigError: The store has several teachers, or no such teacher or output.
+            IntegrityError: An object is missing or is not the committed one.
+        """
+        return self._view(teacher).read(slot, output)
+
+    def iterate(
+        self, output: str, *, split: "Split | None" = None, teacher: str | None = None, allow_partial: bool = False
+    ) -> "Iterator[tuple[Slot, SlotRead]]":
+        """Slot by slot in order, as `read` gives it; the next slot is read in a thread meanwhile.
+
+        Args:
+            output: "cls", "logits", ...
+            split: Slots of one split only.
+            teacher: As for `read`.
+            allow_partial: Whether slots without a commit are passed over.
+
+        Raises:
+            HoleError: A slot has no commit.
+            ConfigError: The store has several teachers, or no such teacher or output.
+            IntegrityError: An object is missing or is not the committed one.
+        """
+        view = self._view(teacher)
+        slots = [slot for slot in self.slots if split in {None, slot.shard.split}]
+        _spec_of(view, output)
+        if allow_partial:
+            slots = [slot for slot in slots if view.commit(slot, output) is not None]
+        return zip(slots, read_ahead(lambda slot: view.read(slot, output), slots), strict=True)
+
+    def lookup(self, keys: "Iterable[str] | NDArray[np.uint64]", *, allow_partial: bool = False) -> Lookup:
+        """Where samples lie, found by their keys.
+
+        Reads the keys of every slot once, 8 bytes a sample of the store, and keeps none of them.
+
+        Args:
+            keys: webdataset's ``__key__`` of each sample, or u64 [K] hashes as in `SlotRead.keys`.
+            allow_partial: Whether slots without a commit are passed over; their samples count as not found.
+
+        Returns:
+            An entry a key, in order. A key that is not there is marked, one that several samples have gives the first
+            and their number.
+
+        Raises:
+            TypeError: The keys are neither texts nor u64.
+            HoleError: A slot has no commit of any teacher.
+            IntegrityError: The keys of a slot are not the committed ones.
+        """
+        views = [self._view(teacher_id) for teacher_id in self.teacher_ids]
+        return look_up(self, views, hashes_of(keys), allow_partial=allow_partial)
+
+    def take(
+        self, where: Lookup, output: str, *, teacher: str | None = None, allow_missing: bool = False
+    ) -> "NDArray[np.floating[Any]]":
+        """Rows of the samples that `lookup` found, in the order of the keys.
+
+        >>> store = open_store("store.zarr")
+        >>> store.take(store.lookup(["cat_05", "ant_21"]), "cls").shape
+        (2, 6)
+
+        Args:
+            where: What `lookup` gave.
+            output: "cls", "logits", ...
+            teacher: As for `read`.
+            allow_missing: Whether keys that were not found give NaN.
+
+        Returns:
+            [K, D], float16 where rows are stored so, else float32; NaN for samples that the teacher could not see.
+
+        Raises:
+            HoleError: A key was not found, or its slot has no commit.
+            ConfigError: The store has several teachers, or no such teacher or output.
+            StoreError: The samples were looked up in another store.
+            IntegrityError: An object is missing or is not the committed one.
+        """
+        view = self._view(teacher)
+        return take(view, where, _spec_of(view, output), allow_missing=allow_missing)
+
+    def classes(self, name: str | None = None, *, output: str | None = None, teacher: str | None = None) -> ClassSet:
+        """A class set: the centre of each class, number of rows and spread.
+
+        >>> open_store("store.zarr").classes(output="cls").mean.shape
+        (3, 6)
+
+        Args:
+            name: The set; None for the only one, or the only one since shards were last appended.
+            output: The output; None for the only one that has class sets.
+            teacher: As for `read`.
+
+        Raises:
+            HoleError: There is no class set.
+            ConfigError: There are several, or none of that name.
+            IntegrityError: An array is not the one that was written.
+        """
+        view = self._view(teacher)
+        return view.class_set(name, output or _averaged_output(view))
+
+    def _view(self, name: str | None) -> TeacherView:
+        """As `teacher`, found once."""
+        view = self._views.get(name)
+        if view is None:
+            found = self.teacher(name)
+            view = self._views[name] = self._views.setdefault(found.teacher_id, found)
+        return view
 
     def check_shards(self, shards: tuple[Shard, ...]) -> None:
         """Compare shards with those that the store was made from, by size, BLAKE2b, samples and split.
@@ -187,6 +328,24 @@ class EmbeddingStore:
 def shard_identity(shard: Shard) -> tuple[int, str, int, str]:
     """What a shard is, whatever it is called."""
     return shard.size_bytes, shard.blake2b, shard.rows, shard.split
+
+
+def _spec_of(view: TeacherView, output: str) -> OutputSpec:
+    """What is known of an output that some pass has begun to write."""
+    spec = view.spec.output(output) if output in view.outputs else None
+    if spec is None:
+        raise UnknownNameError(f"output of {view.spec.name} in {view.store.storage.url}", output, view.outputs)
+    return spec
+
+
+def _averaged_output(view: TeacherView) -> str:
+    """The only output that has class sets."""
+    averaged = averaged_outputs(view)
+    if not averaged:
+        raise HoleError(f"{view.store.storage.url} has no class set; make one with embedkd average")
+    if len(averaged) > 1:
+        raise ConfigError(f"{view.store.storage.url} has class sets of {', '.join(averaged)}; name one with output=")
+    return averaged[0]
 
 
 def _newest_manifest(storage: Storage, capacity: int, catalogue: Catalogue | None) -> tuple[Storage, Manifest]:

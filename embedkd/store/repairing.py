@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from embedkd.errors import IntegrityError, ObjectMissingError, StoreError
 from embedkd.progress import Silent
 from embedkd.store.documents import MAX_DOCUMENT_BYTES
+from embedkd.store.dropping import broken_parts
 from embedkd.store.encoding import decode_chunk
 from embedkd.store.inventory import StoredObject, read_object
 from embedkd.store.passes import commit_key
@@ -38,19 +39,21 @@ class RepairReport:
         metadata: Array metadata that was restored; it follows from the rest.
         commits: Commits that were dropped.
         objects: Broken objects that were dropped.
-        problems: A line for every broken commit.
+        parts: Objects of broken class sets and heads, which were dropped as a whole.
+        problems: A line for every broken commit, class set and head.
     """
 
     metadata: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
     objects: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def repair_store(storage: "Storage", *, progress: "Progress | None" = None, dry_run: bool = False) -> RepairReport:
-    """Find every slot that is broken, and make it a hole.
+    """Find every slot that is broken, and make it a hole; drop every class set and head that is broken.
 
-    Every object is read. Class sets and heads are not looked at: `embedkd store verify` names broken ones.
+    Every object is read. Heads that are dropped leave the rows that they made, which say what they said.
 
     Args:
         storage: The store.
@@ -67,17 +70,26 @@ def repair_store(storage: "Storage", *, progress: "Progress | None" = None, dry_
         report.metadata.append(key)
         if not dry_run:
             store.storage.replace(key, data)
+    for view in views:
+        view.skip_structure()
     broken: set[tuple[str, str, int]] = set()
     watch.begin("look", len(store.slots), "slots")
     try:
         for slot in store.slots:
-            broken |= _look(views, slot, report)
+            found = _look(views, slot)
+            if found.problems or found.objects:  # what was cut on its way here is whole where it lies: look again
+                found = found.both(_look(views, slot))
+            broken |= {(*of, slot.index) for of in found.problems}
+            _report(found, slot, store.storage, report)
             watch.advance(1)
     finally:
         watch.end()
+    parts = [part for view in views for part in broken_parts(view)]
+    report.problems += [f"{part.folder}: {part.problem}" for part in parts]
+    report.parts += [key for part in parts for key in part.keys]
     if not dry_run:
-        _unseal(store, broken)
-        for key in (*report.objects, *report.commits):
+        _unseal(store, broken, {part.folder for part in parts})
+        for key in (*report.objects, *report.commits, *report.parts):
             store.storage.remove(key)
     return report
 
@@ -96,23 +108,44 @@ def _broken_metadata(view: "TeacherView") -> "Iterator[tuple[str, bytes]]":
         yield key, metadata
 
 
-def _look(views: "list[TeacherView]", slot: "Slot", report: RepairReport) -> set[tuple[str, str, int]]:
-    """Read one slot of all passes; which of them are broken."""
-    broken: set[tuple[str, str, int]] = set()
+@dataclass(frozen=True)
+class _Findings:
+    """What is wrong with one slot.
+
+    Attributes:
+        problems: Teacher and pass to what is wrong with it.
+        objects: Broken objects.
+    """
+
+    problems: dict[tuple[str, str], str]
+    objects: set[str]
+
+    def both(self, other: "_Findings") -> "_Findings":
+        """What both found."""
+        problems = {of: problem for of, problem in self.problems.items() if of in other.problems}
+        return _Findings(problems, self.objects & other.objects)
+
+
+def _look(views: "list[TeacherView]", slot: "Slot") -> _Findings:
+    """Read one slot of all passes."""
+    problems: dict[tuple[str, str], str] = {}
     suspect: set[str] = set()
     whole: set[str] = set()  # passes share objects: what one commit rightly vouches for stays
     for view in views:
         for pass_id in view.passes:
             problem = _problem(view, pass_id, slot, suspect, whole)
             if problem is not None:
-                key = commit_key(view.teacher_id, pass_id, slot.index)
-                report.problems.append(f"{key}: {problem}")
-                if view.store.storage.exists(key):
-                    report.commits.append(key)
-                broken.add((view.teacher_id, pass_id, slot.index))
-    storage = views[0].store.storage if views else None
-    report.objects += sorted(key for key in suspect - whole if storage is not None and storage.exists(key))
-    return broken
+                problems[view.teacher_id, pass_id] = problem
+    return _Findings(problems, suspect - whole)
+
+
+def _report(found: _Findings, slot: "Slot", storage: "Storage", report: RepairReport) -> None:
+    for (teacher_id, pass_id), problem in found.problems.items():
+        key = commit_key(teacher_id, pass_id, slot.index)
+        report.problems.append(f"{key}: {problem}")
+        if storage.exists(key):
+            report.commits.append(key)
+    report.objects += sorted(key for key in found.objects if storage.exists(key))
 
 
 def _problem(view: "TeacherView", pass_id: str, slot: "Slot", suspect: set[str], whole: set[str]) -> str | None:
@@ -186,10 +219,16 @@ def _undecodable(view: "TeacherView", pass_id: str, slot: "Slot") -> "Iterator[s
             yield key
 
 
-def _unseal(store: "EmbeddingStore", broken: set[tuple[str, str, int]]) -> None:
-    """Make a seal without the slots that are broken, where one holds them."""
+def _unseal(store: "EmbeddingStore", broken: set[tuple[str, str, int]], parts: set[str]) -> None:
+    """Make a seal without the slots, class sets and heads that are broken, where one holds them.
+
+    Args:
+        store: The store.
+        broken: Teacher, pass and slot of each slot.
+        parts: Folders of class sets and heads.
+    """
     indexes: dict[tuple[str, str], SealedIndex] = {}
-    changed = False
+    changed = bool(parts) and store.catalogue is not None
     for teacher_id in store.teacher_ids:
         view = store.teacher(teacher_id)
         for pass_id in view.passes:
@@ -203,4 +242,4 @@ def _unseal(store: "EmbeddingStore", broken: set[tuple[str, str, int]]) -> None:
             if kept is not None:
                 indexes[teacher_id, pass_id] = kept
     if changed:
-        write_seal(store, indexes)
+        write_seal(store, indexes, without=parts)

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 
 from embedkd.errors import FormatError
-from embedkd.records import OutputSpec, canonical_json
+from embedkd.records import ENCODINGS, LOGITS, OutputSpec, canonical_json
 
 FORMAT = 1
 MAX_CAPACITY = 16_384
 MAX_DIM = 65_536
-MAX_SLOTS = 1 << 26
+MAX_SLOTS = 1_000_000
 MAX_CLASSES = 1 << 20
 MAX_PROMPTS = 1 << 10
 MAX_CHUNK_BYTES = 1 << 30
 NAMESPACE = "embedkd"
 ROOT = "zarr.json"
-ROW_DTYPES = ("float16", "float32")
+_FILL = {"int32": -1, "int8": -128, "uint16": 0x7FC0}  # 0x7FC0 is a NaN in bfloat16
+_PLAIN = ("float16", "float32")
+PLACE_FACTS = 3  # offset, size and crc32c, see `records.Place`
 _OUTPUT_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}(@-?[0-9]{1,3})?")
 _RESERVED_OUTPUT = re.compile(r"(_status|_scale|_topk_index|_topk_value)$|^(classes|heads)$")
 _SET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -35,6 +37,7 @@ class ArraySchema:
         dtype: Name in Zarr format 3.
         shape: Of the whole array.
         chunk: Of one chunk.
+        encoding: What its numbers mean, where they are not the values themselves; else empty.
 
     Raises:
         FormatError: A chunk would have more bytes than the format allows.
@@ -44,6 +47,7 @@ class ArraySchema:
     dtype: str
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
+    encoding: str = ""
 
     def __post_init__(self) -> None:
         if self.chunk_bytes > MAX_CHUNK_BYTES:
@@ -51,10 +55,8 @@ class ArraySchema:
 
     @property
     def fill(self) -> float | int:
-        """What an absent row reads as: NaN for floats, -1 for labels, else 0."""
-        if self.dtype.startswith("float"):
-            return float("nan")
-        return -1 if self.dtype == "int32" else 0
+        """What an absent row reads as: NaN for floats and bfloat16, -1 for labels, -128 for int8, else 0."""
+        return float("nan") if self.dtype.startswith("float") else _FILL.get(self.dtype, 0)
 
     @property
     def chunk_bytes(self) -> int:
@@ -70,9 +72,9 @@ class ArraySchema:
         """Key of the object that holds one slot's rows (chunks are cut along the first axis alone)."""
         return "/".join([self.path, "c", str(slot), *("0" for _ in self.chunk[1:])])
 
-    def of_slots(self, slots: int, capacity: int) -> "ArraySchema":
+    def of_slots(self, slots: int) -> "ArraySchema":
         """The same array of rows for another number of slots."""
-        return replace(self, shape=(slots * capacity, *self.shape[1:]))
+        return replace(self, shape=(slots * self.chunk[0], *self.shape[1:]))
 
     def metadata(self) -> bytes:
         """The array's ``zarr.json``, byte for byte."""
@@ -94,7 +96,7 @@ class ArraySchema:
                 "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
                 "fill_value": "NaN" if self.dtype.startswith("float") else self.fill,
                 "codecs": [{"name": "bytes", **endian}, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}],
-                "attributes": {},
+                "attributes": {NAMESPACE: {"encoding": self.encoding}} if self.encoding else {},
             }
         )
 
@@ -114,22 +116,31 @@ def shelf_metadata() -> bytes:
     return ArraySchema("", "uint8", (0,), (1,)).metadata()
 
 
-def row_schemas(slots: int, capacity: int) -> tuple[ArraySchema, ArraySchema]:
-    """``rows/key`` and ``rows/label``."""
-    total = (slots * capacity,)
+def row_schemas(slots: int, capacity: int) -> tuple[ArraySchema, ArraySchema, ArraySchema]:
+    """``rows/key``, ``rows/label`` and ``rows/place``: what belongs to the samples, whoever the teacher is."""
+    total = slots * capacity
     return (
-        ArraySchema("rows/key", "uint64", total, (capacity,)),
-        ArraySchema("rows/label", "int32", total, (capacity,)),
+        ArraySchema("rows/key", "uint64", (total,), (capacity,)),
+        ArraySchema("rows/label", "int32", (total,), (capacity,)),
+        ArraySchema("rows/place", "uint64", (total, PLACE_FACTS), (capacity, PLACE_FACTS)),
     )
 
 
-def output_schemas(teacher_id: str, output: OutputSpec, slots: int, capacity: int) -> tuple[ArraySchema, ArraySchema]:
-    """The rows of one output and their status."""
-    base = f"{teacher_folder(teacher_id)}/{output.name}"
-    return (
-        ArraySchema(base, output.dtype, (slots * capacity, output.dim), (capacity, output.dim)),
-        ArraySchema(f"{base}_status", "uint8", (slots * capacity,), (capacity,)),
-    )
+def output_schemas(teacher_id: str, output: OutputSpec, slots: int, capacity: int) -> tuple[ArraySchema, ...]:
+    """The arrays of one output in the order in which they are written, its status last."""
+    base, encoding = f"{teacher_folder(teacher_id)}/{output.name}", output.encoding
+    mark = "" if encoding in _PLAIN else encoding
+
+    def rows(suffix: str, dtype: str, width: int) -> ArraySchema:
+        return ArraySchema(f"{base}{suffix}", dtype, (slots * capacity, width), (capacity, width), mark)
+
+    status = ArraySchema(f"{base}_status", "uint8", (slots * capacity,), (capacity,))
+    if output.top is not None:
+        return rows("_topk_index", "int32", output.top), rows("_topk_value", "float16", output.top), status
+    if encoding == "int8":
+        scale = ArraySchema(f"{base}_scale", "float32", (slots, output.dim), (1, output.dim), mark)
+        return scale, rows("", "int8", output.dim), status
+    return rows("", "uint16" if encoding == "bfloat16" else encoding, output.dim), status
 
 
 def class_schemas(teacher_id: str, name: str, output: str, classes: int, dim: int) -> dict[str, ArraySchema]:
@@ -156,14 +167,21 @@ def check_output(output: OutputSpec) -> None:
     """Refuse an output that the format cannot hold.
 
     Raises:
-        FormatError: Its name, width or dtype is outside what the format allows.
+        FormatError: Its name, width or encoding is outside what the format allows.
     """
     if not is_output_name(output.name):
         raise FormatError(f"expected an output name such as 'cls' or 'cls@-4', got {output.name!r}")
     if type(output.dim) is not int or not 1 <= output.dim <= MAX_DIM:
         raise FormatError(f"output {output.name}: expected a width of 1 to {MAX_DIM}, got {output.dim!r}")
-    if output.dtype not in ROW_DTYPES:
-        raise FormatError(f"output {output.name}: expected a dtype of {', '.join(ROW_DTYPES)}, got {output.dtype!r}")
+    if output.top is None and output.encoding not in ENCODINGS:
+        raise FormatError(
+            f"output {output.name}: expected an encoding of {', '.join(ENCODINGS)} or top<K>, got {output.encoding!r}"
+        )
+    if output.top is not None and (output.name != LOGITS or output.top >= output.dim):
+        raise FormatError(
+            f"output {output.name} of width {output.dim}: expected top<K> of '{LOGITS}' alone, and K below its width, "
+            f"got {output.encoding}"
+        )
 
 
 def check_capacity(capacity: int) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from embedkd.errors import FormatError, IntegrityError
 from embedkd.records import blake2b_hex
-from embedkd.store.commits import Commit, ObjectRecord
+from embedkd.store.commits import MAX_REASONS, Commit, ObjectRecord, is_reason
 from embedkd.store.documents import pack
+from embedkd.store.measured import ErrorColumns
 from embedkd.store.passes import pass_folder
 from embedkd.store.schema import MAX_SLOTS
 
@@ -76,6 +77,7 @@ class SealedIndex:
         max_label: i32 [n].
         ok: Output to u32 [n].
         bad: Output to name of a status to u32 [n].
+        error: Output to what its encoding lost.
         objects: In the order of a commit's.
     """
 
@@ -90,6 +92,7 @@ class SealedIndex:
     max_label: "NDArray[np.int32]"
     ok: "Mapping[str, NDArray[np.uint32]]"
     bad: "Mapping[str, Mapping[str, NDArray[np.uint32]]]"
+    error: "Mapping[str, ErrorColumns]"
     objects: tuple[ObjectColumns, ...]
 
     def place(self, slot: int) -> int | None:
@@ -121,6 +124,7 @@ class SealedIndex:
             max_label=int(self.max_label[at]),
             ok={name: int(column[at]) for name, column in self.ok.items()},
             bad=bad,
+            error={name: columns.at(at) for name, columns in self.error.items()},
             objects=tuple(columns.record(at, key) for columns, key in zip(self.objects, keys, strict=True)),
             attempt={},
         )
@@ -141,30 +145,30 @@ class SealedIndex:
             "bad": {
                 name: {reason: pack(column) for reason, column in columns.items()} for name, columns in self.bad.items()
             },
+            "error": {name: columns.to_json() for name, columns in self.error.items()},
             "objects": [columns.to_json() for columns in self.objects],
         }
 
     @classmethod
-    def from_json(cls, document: "Fields", outputs: tuple[str, ...]) -> "SealedIndex":
+    def from_json(cls, document: "Fields", outputs: tuple[str, ...], arrays: int) -> "SealedIndex":
         """The inverse of `to_json`; `check` compares it with the store.
 
         Args:
             document: The document.
             outputs: Of the pass.
+            arrays: That a slot of the pass has objects of.
 
         Raises:
             FormatError: A member is missing, of another type, or does not fit the others.
         """
         slots = document.packed("slots", "<u4")
-        n, ok, bad = len(slots), document.member("ok"), document.member("bad")
-        objects = document.objects("objects", 2 * len(outputs) + 2)
-        if not 1 <= n <= MAX_SLOTS or len(objects) != 2 * len(outputs) + 2:
-            raise FormatError(
-                f"{document.where}: expected commits of {len(outputs)} outputs, got {len(objects)} arrays"
-            )
+        n, ok, bad, error = len(slots), *(document.member(name) for name in ("ok", "bad", "error"))
+        objects = document.objects("objects", arrays)
+        if not 1 <= n <= MAX_SLOTS or len(objects) != arrays:
+            raise FormatError(f"{document.where}: expected commits of {arrays} arrays, got {n} of {len(objects)}")
         if (np.diff(slots.astype(np.int64)) <= 0).any():
             raise FormatError(f"{document.where}: expected slots in rising order")
-        if set(ok.content) != set(outputs) or set(bad.content) != set(outputs):
+        if any(set(member.content) != set(outputs) for member in (ok, bad, error)):
             raise IntegrityError(f"{document.where} does not cover the outputs of its pass")
         return cls(
             pass_digest=document.digest("pass_digest"),
@@ -178,6 +182,7 @@ class SealedIndex:
             max_label=document.packed("max_label", "<i4", n),
             ok={name: ok.packed(name, "<u4", n) for name in outputs},
             bad={name: _reasons(bad.member(name), n) for name in outputs},
+            error={name: ErrorColumns.from_json(error.member(name), n) for name in outputs},
             objects=tuple(ObjectColumns.from_json(entry, n) for entry in objects),
         )
 
@@ -207,6 +212,7 @@ class SealedIndex:
                 name: {reason: np.array([c.bad[name].get(reason, 0) for c in commits], np.uint32) for reason in found}
                 for name, found in reasons.items()
             },
+            error={name: ErrorColumns.of(c.error[name] for c in commits) for name in first.ok},
             objects=tuple(_columns([c.objects[i] for c in commits]) for i in range(len(first.objects))),
         )
 
@@ -239,6 +245,9 @@ class SealedIndex:
             bad={
                 name: {reason: join([part.count(name, reason) for part in parts]) for reason in found}
                 for name, found in reasons.items()
+            },
+            error={
+                name: ErrorColumns.stacked([part.error[name] for part in parts]).take(order) for name in parts[0].ok
             },
             objects=tuple(
                 ObjectColumns(
@@ -274,6 +283,7 @@ class SealedIndex:
             max_label=self.max_label[rows],
             ok={name: column[rows] for name, column in self.ok.items()},
             bad=bad,
+            error={name: columns.take(rows) for name, columns in self.error.items()},
             objects=tuple(ObjectColumns(o.size_bytes[rows], o.crc32c[rows], o.blake2b[rows]) for o in self.objects),
         )
 
@@ -306,6 +316,8 @@ class SealedIndex:
         counted = [self.ok[name] + sum(bad.values(), np.zeros_like(rows)) for name, bad in self.bad.items()]
         if (self.labelled > rows).any() or any((count != rows).any() for count in counted):
             raise FormatError(f"{where} does not count each row of its slots once")
+        if any((columns.histogram.sum(axis=1) != self.ok[name]).any() for name, columns in self.error.items()):
+            raise FormatError(f"{where} does not say the error of each row of its slots")
         least, most = int(self.max_label.min()), int(self.max_label.max())
         if least < -1 or (classes is not None and most >= classes):
             raise IntegrityError(f"{where} has labels from {least} to {most}, the manifest names {classes} classes")
@@ -332,7 +344,7 @@ def _digests(digests: "Sequence[str]") -> "NDArray[np.uint8]":
 
 
 def _reasons(entry: "Fields", rows: int) -> "dict[str, NDArray[np.uint32]]":
-    return {reason: entry.packed(reason, "<u4", rows) for reason in entry.content}
+    return {reason: entry.packed(reason, "<u4", rows) for reason in entry.names("statuses", MAX_REASONS, is_reason)}
 
 
 def _columns(records: "Sequence[ObjectRecord]") -> ObjectColumns:

@@ -11,7 +11,7 @@ from embedkd.progress import Silent
 from embedkd.store.access import fetch, fetch_expected, put_or_keep
 from embedkd.store.catalogue import FOLDER as SEALED
 from embedkd.store.catalogue import Catalogue, SealedPass, SealedTeacher, catalogue_key
-from embedkd.store.classes import set_names
+from embedkd.store.classes import averaged_outputs, set_names
 from embedkd.store.documents import MAX_DOCUMENT_BYTES, MAX_MANIFEST_BYTES, digest_of, seal, unseal_group
 from embedkd.store.heads import head_names
 from embedkd.store.passes import commit_key
@@ -20,11 +20,12 @@ from embedkd.store.schema import ROOT, class_folder, shelf_metadata, teacher_fol
 from embedkd.store.sealed import SealedIndex, index_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from embedkd.progress import Progress
     from embedkd.storage import Storage
     from embedkd.store.manifest import Slot
+    from embedkd.store.measured import MeasuredError
     from embedkd.store.reader import EmbeddingStore
     from embedkd.store.view import TeacherView
 
@@ -41,6 +42,7 @@ class SealReport:
         new: Whether there was anything that the last seal did not hold.
         slots: Slots of the store.
         passes: Teacher to pass to the number of slots that are sealed.
+        errors: Teacher to pass to output to what its encoding lost in these slots.
         index_bytes: Of all indexes that were written.
     """
 
@@ -49,6 +51,7 @@ class SealReport:
     new: bool
     slots: int
     passes: dict[str, dict[str, int]]
+    errors: "dict[str, dict[str, Mapping[str, MeasuredError]]]"
     index_bytes: int
 
 
@@ -77,13 +80,18 @@ def seal_store(storage: "Storage", *, progress: "Progress | None" = None, dry_ru
 
 
 def write_seal(
-    store: "EmbeddingStore", indexes: "Mapping[tuple[str, str], SealedIndex]", *, dry_run: bool = False
+    store: "EmbeddingStore",
+    indexes: "Mapping[tuple[str, str], SealedIndex]",
+    *,
+    without: "Collection[str]" = (),
+    dry_run: bool = False,
 ) -> SealReport:
     """Put these indexes, and a catalogue that names them with all else that is there.
 
     Args:
         store: The store, as it is now.
         indexes: By teacher and pass; a pass without one is sealed as begun.
+        without: Folders of class sets and heads that are left out.
         dry_run: Look, and write nothing.
 
     Raises:
@@ -91,7 +99,7 @@ def write_seal(
         FormatError: A pass has more commits than one index holds.
     """
     new_indexes: dict[str, bytes] = {}
-    teachers = {name: _teacher(store.teacher(name), indexes, new_indexes) for name in store.teacher_ids}
+    teachers = {name: _teacher(store.teacher(name), indexes, new_indexes, without) for name in store.teacher_ids}
     last = store.catalogue
     number = 0 if last is None else last.number + 1
     made = Catalogue(store.uuid, number, store.manifest.generation, store.manifest.digest, teachers)
@@ -107,6 +115,7 @@ def write_seal(
         new,
         len(store.slots),
         {name: {run: facts.slots for run, facts in teacher.passes.items()} for name, teacher in teachers.items()},
+        {name: {run: facts.error for run, facts in teacher.passes.items()} for name, teacher in teachers.items()},
         sum(map(len, new_indexes.values())),
     )
 
@@ -125,16 +134,22 @@ def _write(storage: "Storage", made: Catalogue, indexes: dict[str, bytes]) -> No
 
 
 def _teacher(
-    view: "TeacherView", indexes: "Mapping[tuple[str, str], SealedIndex]", new_indexes: dict[str, bytes]
+    view: "TeacherView",
+    indexes: "Mapping[tuple[str, str], SealedIndex]",
+    new_indexes: dict[str, bytes],
+    without: "Collection[str]",
 ) -> SealedTeacher:
     view.check_structure()
     passes = {name: _pass(view, name, indexes.get((view.teacher_id, name)), new_indexes) for name in view.passes}
     base = teacher_folder(view.teacher_id)
     classes: dict[str, dict[str, str]] = {}
-    for output in view.outputs:
+    for output in averaged_outputs(view):
         for name in set_names(view, output):
-            classes.setdefault(name, {})[output] = _group(view.store, class_folder(view.teacher_id, name, output))
-    heads = {name: _group(view.store, f"{base}/heads/{name}") for name in head_names(view)}
+            folder = class_folder(view.teacher_id, name, output)
+            if folder not in without:
+                classes.setdefault(name, {})[output] = _group(view.store, folder)
+    folders = {name: f"{base}/heads/{name}" for name in head_names(view)}
+    heads = {name: _group(view.store, folder) for name, folder in folders.items() if folder not in without}
     return SealedTeacher(_group(view.store, base), passes, classes, heads)
 
 
@@ -159,7 +174,8 @@ def _pass(view: "TeacherView", pass_id: str, index: SealedIndex | None, new: dic
         )
     number = _free_number(view, pass_id, data)
     new[index_key(view.teacher_id, pass_id, number)] = data
-    return SealedPass(plan.digest, number, digest, len(index.slots))
+    error = {name: columns.joined() for name, columns in index.error.items()}
+    return SealedPass(plan.digest, number, digest, len(index.slots), error)
 
 
 def _merged(view: "TeacherView", pass_id: str, slots: "Sequence[Slot]", watch: "Progress") -> SealedIndex | None:

@@ -1,23 +1,28 @@
 """What lies between the rows: the teacher's specification, and every ``zarr.json`` that readers of arrays believe."""
 
+import re
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from embedkd.errors import FormatError, IntegrityError
-from embedkd.records import TeacherSpec
 from embedkd.store import catalogue, manifest
 from embedkd.store.access import GROUP, fetch, fetch_expected
 from embedkd.store.documents import unseal_group
 from embedkd.store.passes import pass_folder
-from embedkd.store.schema import ROOT, ArraySchema, check_output, is_teacher_id, shelf_metadata, teacher_folder
+from embedkd.store.schema import ROOT, ArraySchema, is_teacher_id, output_schemas, shelf_metadata, teacher_folder
+from embedkd.store.specification import read_specification
+
+_LENGTH = re.compile(rb'"shape":\[([0-9]{1,19})[],]')
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from embedkd.records import TeacherSpec
     from embedkd.store.reader import EmbeddingStore
     from embedkd.store.view import TeacherView
 
 
-def read_spec(store: "EmbeddingStore", teacher_id: str) -> TeacherSpec:
+def read_spec(store: "EmbeddingStore", teacher_id: str) -> "TeacherSpec":
     """The specification of a teacher, after it was checked against its folder's name.
 
     Raises:
@@ -28,18 +33,9 @@ def read_spec(store: "EmbeddingStore", teacher_id: str) -> TeacherSpec:
         raise FormatError(f"expected a teacher folder <model>-<8 hexadecimal digits>, got {teacher_id!r}")
     folder = teacher_folder(teacher_id)
     attributes = unseal_group(fetch(store.storage, f"{folder}/{ROOT}"), f"{folder}/{ROOT}")
-    fingerprint, facts = attributes.digest("fingerprint"), attributes.member("spec")
-    for name in ("name", "model", "weights_sha256", "precision", "source"):
-        facts.text(name)
-    try:
-        spec = TeacherSpec.from_json(facts.content)
-        for output in spec.outputs:
-            check_output(output)
-        derived = (spec.fingerprint, spec.teacher_id)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"{folder}: expected a teacher's specification: {error}") from error
-    if derived != (fingerprint, teacher_id):
-        raise IntegrityError(f"{folder} holds the specification of another teacher ({derived[1]}); restore it")
+    fingerprint, spec = attributes.digest("fingerprint"), read_specification(attributes.member("spec"))
+    if (spec.fingerprint, spec.teacher_id) != (fingerprint, teacher_id):
+        raise IntegrityError(f"{folder} holds the specification of another teacher ({spec.teacher_id}); restore it")
     return spec
 
 
@@ -78,6 +74,18 @@ def derived(view: "TeacherView") -> list[tuple[str, bytes, ArraySchema | None]]:
     ]
 
 
+def schemas_of(store: "EmbeddingStore", spec: "TeacherSpec", output: str) -> tuple[ArraySchema, ...]:
+    """The arrays of one output in the order in which they are written, its status last.
+
+    Raises:
+        IntegrityError: The teacher has no such output.
+    """
+    found = spec.output(output)
+    if found is None:
+        raise IntegrityError(f"{spec.teacher_id} has rows of '{output}', which its specification does not name")
+    return output_schemas(spec.teacher_id, found, len(store.slots), store.capacity)
+
+
 def check_array(store: "EmbeddingStore", schema: ArraySchema, found: bytes) -> bool:
     """Compare the metadata of an array of rows with what the store derives.
 
@@ -92,16 +100,34 @@ def check_array(store: "EmbeddingStore", schema: ArraySchema, found: bytes) -> b
     """
     if found == schema.metadata():
         return False
-    generation = store.manifest.generation
-    for other in (*range(generation - 1, -1, -1), *_later_generations(store)):
-        slots = len(manifest.read_manifest(store.storage, other, store.capacity).slots)
-        if found == schema.of_slots(slots, store.capacity).metadata():
-            return slots < len(store.slots)
-    raise IntegrityError(f"{schema.path}/{ROOT} is not what the store's specification derives; restore it")
+    slots = _slots_of(schema, found)
+    if slots is None or not _is_of_a_generation(store, slots):
+        raise IntegrityError(f"{schema.path}/{ROOT} is not what the store's specification derives; restore it")
+    return slots < len(store.slots)
+
+
+def _slots_of(schema: ArraySchema, found: bytes) -> int | None:
+    """The slots of an array that differs from a schema in its length alone; None where more differs."""
+    rows = _LENGTH.search(found)
+    slots = 0 if rows is None else int(rows[1]) // schema.chunk[0]
+    return slots if found == schema.of_slots(slots).metadata() else None
+
+
+def _is_of_a_generation(store: "EmbeddingStore", slots: int) -> bool:
+    """Whether another generation of the manifest has so many slots; each has more than the one before."""
+
+    def count(generation: int) -> int:
+        return len(manifest.read_manifest(store.storage, generation, store.capacity).slots)
+
+    earlier = range(store.manifest.generation)
+    if slots < len(store.slots):
+        at = bisect_left(earlier, slots, key=count)
+        return at < len(earlier) and count(at) == slots
+    return any(count(later) == slots for later in _later_generations(store))
 
 
 def _later_generations(store: "EmbeddingStore") -> "Iterator[int]":
     generation = store.manifest.generation + 1
-    while store.storage.exists(f"{manifest.FOLDER}/{generation}.json"):
+    while generation <= manifest.MAX_GENERATION and store.storage.exists(f"{manifest.FOLDER}/{generation}.json"):
         yield generation
         generation += 1

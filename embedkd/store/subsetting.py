@@ -193,8 +193,8 @@ def _rows_of(views: "list[TeacherView]", slot: "Slot") -> "tuple[NDArray[np.uint
     for view in views:
         for output in view.outputs:
             if view.commit(slot, output) is not None:
-                keys, labels, _ = view.read_labels(slot, output)
-                return keys, labels
+                samples = view.read_samples(slot, output)
+                return samples.keys, samples.labels
     raise StoreError(
         f"slot {slot.index} ({slot.shard.url}) has no rows yet, so nobody knows its keys and labels; run embedkd "
         "precompute to its end, or choose slots"

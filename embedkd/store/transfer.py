@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedkd.records import RowStatus
+from embedkd.records import RowStatus, blake2b_hex, canonical_json
 from embedkd.store.inventory import StoredObject, read_object
-from embedkd.store.writer import SlotRows
+from embedkd.store.measured import MeasuredError
+from embedkd.store.quantising import Encoded, encode
+from embedkd.store.view import SlotRead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
 
     from embedkd.store.manifest import Slot
     from embedkd.store.reader import EmbeddingStore
-    from embedkd.store.view import SlotRead, TeacherView
+    from embedkd.store.view import TeacherView
     from embedkd.store.writer import PassWriter
+
+
+_SHOWN_ORIGINS = 8  # slots of which a commit says where they were computed: an attempt is bounded
+_MAX_ORIGIN_BYTES = 4 << 10
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class Span:
         return cls(
             tuple(slot for slot in slots if slot.start < end and slot.start + max(slot.rows, 1) > start), start, rows
         )
+
+    def places(self, slot: "Slot") -> slice:
+        """Where the samples of one of its slots stand among those of the span."""
+        first = max(slot.start - self.start, 0)
+        return slice(first, min(slot.start + slot.rows - self.start, self.rows))
 
     @property
     def is_slot(self) -> bool:
@@ -70,7 +81,8 @@ def read_span(view: "TeacherView", output: str, span: Span) -> "SlotRead":
     def joined(name: str) -> "NDArray[Any]":
         return np.concatenate([getattr(read, name) for read in reads])[cut]
 
-    return type(reads[0])(joined("rows"), joined("status"), joined("keys"), joined("labels"))
+    stored = reads[0].stored.joined([read.stored for read in reads]).take(cut)
+    return SlotRead(stored, joined("status"), joined("keys"), joined("labels"), joined("places"))
 
 
 def transfer(
@@ -96,7 +108,8 @@ def transfer(
         keep: bool [n]; rows that are not kept become DROPPED. None keeps all.
         facts: Of this operation, for the commit's attempt.
     """
-    attempt = {**facts, "from": [_origin(view, pass_id, part) for part in span.slots]}
+    origins = [_origin(view, pass_id, part) for part in span.slots[:_SHOWN_ORIGINS]]
+    attempt = {**facts, "from": origins, "slots": len(span.slots)}
     if keep is None and same_capacity and span.is_slot:
         source = span.slots[0]
         commit = view.log.commit_of(source, pass_id)
@@ -105,24 +118,38 @@ def transfer(
         writer.adopt(slot, chunks, commit, attempt)
         return
     reads = {output: read_span(view, output, span) for output in view.passes[pass_id].outputs}
-    first = next(iter(reads.values()))
     lost = np.zeros(span.rows, np.bool_) if keep is None else ~keep
-    rows = SlotRows(
-        keys=first.keys,
-        labels=first.labels,
-        outputs={output: read.rows.astype(np.float32) for output, read in reads.items()},
-        status={
-            output: np.where(lost, RowStatus.DROPPED, read.status).astype(np.uint8) for output, read in reads.items()
-        },
-        source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
+    outputs = {output: _encoded(view, output, span, read, lost) for output, read in reads.items()}
+    writer.write_encoded(slot, next(iter(reads.values())), outputs, attempt)
+
+
+def _encoded(view: "TeacherView", output: str, span: Span, read: "SlotRead", lost: "NDArray[np.bool_]") -> Encoded:
+    """Rows of a span as one slot, but for those that are lost.
+
+    What is stored is taken over as it is, and with it what its encoding had lost. Only int8 rows of several slots,
+    which have several scales, are encoded again; what that loses comes on top.
+    """
+    status = np.where(lost, RowStatus.DROPPED, read.status).astype(np.uint8)
+    rows, ok = read.stored.without(lost) if lost.any() else read.stored, status == RowStatus.OK
+    error = MeasuredError.joined(
+        view.committed(slot, output).error[output].of_some(int(ok[span.places(slot)].sum())) for slot in span.slots
     )
-    writer.write(slot, rows, attempt)
+    if rows.is_storable:
+        return Encoded(rows, status, error)
+    spec = view.spec.output(output)
+    assert spec is not None
+    said, places = rows.decode().astype(np.float32), np.flatnonzero(ok)
+    again = encode(spec, said, status)
+    return Encoded(again.rows, again.status, error.followed_by(again.rows.take(places).distances(said[places])))
 
 
 def _origin(view: "TeacherView", pass_id: str, slot: "Slot") -> dict[str, Any]:
     """Where a slot was computed: what its own commit says of that."""
     read = view.log.read_commit(slot, pass_id)
     attempt = {} if read is None else dict(read[0].attempt)
+    facts = canonical_json(attempt)
+    if len(facts) > _MAX_ORIGIN_BYTES:  # they nest: stores are merged again and again
+        attempt = {"digest": blake2b_hex(facts)}
     return {
         "store_uuid": view.store.uuid,
         "slot": slot.index,

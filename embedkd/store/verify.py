@@ -1,12 +1,15 @@
 """Is a store whole? Every object is read and compared with what is recorded of it."""
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedkd.errors import EmbedKDError, IntegrityError
 from embedkd.records import RowStatus
 from embedkd.store.access import fetch
-from embedkd.store.classes import set_names
+from embedkd.store.catalogue import FOLDER as SEALED
+from embedkd.store.catalogue import catalogue_key, read_catalogue
+from embedkd.store.classes import averaged_outputs, set_names
 from embedkd.store.documents import unseal_group
 from embedkd.store.heads import head_names, read_head
 from embedkd.store.inventory import read_object, slot_part
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from embedkd.store.view import TeacherView
 
 MAX_PROBLEMS = 20
+_CATALOGUE_NAME = re.compile(r"(0|[1-9][0-9]{0,4})\.json")
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,12 @@ def check_objects(store: "EmbeddingStore", on_slot: "Callable[[], None]" = lambd
             problems.append(str(error))
 
     tell(lambda: _check_generations(store))
+    tell(lambda: _check_catalogues(store))
     for teacher_id in store.teacher_ids:
         view = store.teacher(teacher_id)
         tell(view.check_structure)
         tell(lambda view=view: _check_sealed_names(view))  # type: ignore[misc]
+        tell(lambda view=view: _check_texts(view))  # type: ignore[misc]
         for name in head_names(view):
             tell(lambda view=view, name=name: _check_head(view, name))  # type: ignore[misc]
         for pass_id in view.passes:
@@ -118,6 +124,13 @@ def _check_slot(view: "TeacherView", pass_id: str, slot: "Slot") -> None:
     part = slot_part(view, pass_id, slot)
     for item in () if part is None else part.objects:
         read_object(view.store, item)
+
+
+def _check_texts(view: "TeacherView") -> None:
+    """Class sets of outputs without rows, which nobody meets who goes by the rows."""
+    for output in averaged_outputs(view):
+        for name in () if output in view.outputs else set_names(view, output):
+            view.class_set(name, output)
 
 
 def _check_head(view: "TeacherView", name: str) -> None:
@@ -134,6 +147,16 @@ def _check_generations(store: "EmbeddingStore") -> None:
         if not (same and begins and newest.previous == before.digest):
             raise IntegrityError(f"{MANIFESTS}/{newest.generation}.json does not go on from generation {number}")
         newest = before
+
+
+def _check_catalogues(store: "EmbeddingStore") -> None:
+    """Every seal is there, also those that a later one follows, and none was lost sight of since one is gone."""
+    newest = -1 if store.catalogue is None else store.catalogue.number
+    names = [_CATALOGUE_NAME.fullmatch(name) for name in store.storage.list_names(SEALED)]
+    if any(int(name[1]) > newest for name in names if name):
+        raise IntegrityError(f"{catalogue_key(newest + 1)} is gone, a later one is there; restore it from a copy")
+    for number in range(newest):
+        read_catalogue(store.storage, store.uuid, number)
 
 
 def _check_sealed_names(view: "TeacherView") -> None:

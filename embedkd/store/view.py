@@ -4,6 +4,7 @@ Nothing is trusted but commits, and every byte is checked against one before it 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,18 +13,22 @@ from embedkd.errors import HoleError, IntegrityError, ObjectMissingError, Unknow
 from embedkd.records import RowStatus
 from embedkd.store.classes import read_class_set
 from embedkd.store.commits import Commit, keys_digest
-from embedkd.store.encoding import decode_chunk, finite_rows
+from embedkd.store.encoding import decode_chunk
 from embedkd.store.log import CommitLog, SlotCounts
 from embedkd.store.passes import commit_key, read_passes
-from embedkd.store.schema import ArraySchema, output_schemas, row_schemas
-from embedkd.store.structure import check_structure, read_spec
+from embedkd.store.places import are_places
+from embedkd.store.rows import rows_of
+from embedkd.store.schema import ArraySchema, row_schemas
+from embedkd.store.structure import check_structure, read_spec, schemas_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embedkd.store.classes import ClassSet
     from embedkd.store.manifest import Slot
+    from embedkd.store.measured import MeasuredError
     from embedkd.store.reader import EmbeddingStore
+    from embedkd.store.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -31,16 +36,45 @@ class SlotRead:
     """Rows of one slot and one output.
 
     Attributes:
-        rows: [n, D] in the stored dtype, read-only; NaN where status is not OK.
+        stored: The rows as the store keeps them, n of them; ``stored[i]`` decodes one.
         status: u8 [n], see `RowStatus`.
         keys: u64 [n].
         labels: i32 [n], -1 without a label.
+        places: u64 [n, 3], see `Place`.
     """
 
-    rows: "NDArray[np.floating[Any]]"
+    stored: "Rows"
     status: "NDArray[np.uint8]"
     keys: "NDArray[np.uint64]"
     labels: "NDArray[np.int32]"
+    places: "NDArray[np.uint64]"
+
+    @cached_property
+    def rows(self) -> "NDArray[np.floating[Any]]":
+        """All rows, decoded: [n, D] in float16 where they are stored so, else float32; NaN where status is not OK.
+
+        Of wide top-k logits this is a thousand times what is stored: take rows of `stored` one by one.
+        """
+        rows = self.stored.decode()
+        rows.flags.writeable = False
+        return rows
+
+
+@dataclass(frozen=True)
+class SlotSamples:
+    """The samples of one slot, and what became of them in one output.
+
+    Attributes:
+        keys: u64 [n].
+        labels: i32 [n], -1 without a label.
+        places: u64 [n, 3], see `Place`.
+        status: u8 [n], see `RowStatus`.
+    """
+
+    keys: "NDArray[np.uint64]"
+    labels: "NDArray[np.int32]"
+    places: "NDArray[np.uint64]"
+    status: "NDArray[np.uint8]"
 
 
 class TeacherView:
@@ -91,6 +125,15 @@ class TeacherView:
         """
         return self.log.counts(output)
 
+    def error(self, output: str) -> "MeasuredError":
+        """What the encoding of an output lost, over all rows that are committed.
+
+        Raises:
+            UnknownNameError: No pass has this output.
+            IntegrityError: A commit belongs to another slot, pass, teacher or shard.
+        """
+        return self.log.error(output)
+
     def holes(self, output: str) -> "tuple[Slot, ...]":
         """Slots without a commit."""
         committed = self.counts(output).committed.tolist()
@@ -104,28 +147,40 @@ class TeacherView:
             IntegrityError: An object is missing or is not the committed one.
         """
         where = self._slot(slot) if isinstance(slot, int) else slot
-        keys, labels, status = self.read_labels(where, output)
-        schema, _ = self.output_schemas(output)
-        rows: NDArray[Any] = self._read_chunk(schema, where, self.committed(where, output))
-        if not np.array_equal(finite_rows(rows), status == RowStatus.OK):
-            raise IntegrityError(f"{output} of slot {where.index} does not fit its status")
-        return SlotRead(rows, status, keys, labels)
+        samples, commit = self.read_samples(where, output), self.committed(where, output)
+        chunks = [self._read_chunk(schema, where, commit) for schema in self.output_schemas(output)[:-1]]
+        spec = self.spec.output(output)
+        assert spec is not None
+        stored = rows_of(spec, chunks, where.rows)
+        fault = stored.fault(samples.status == RowStatus.OK)
+        if fault is not None:
+            raise IntegrityError(f"{output} of slot {where.index} {fault}")
+        return SlotRead(stored, samples.status, samples.keys, samples.labels, samples.places)
 
-    def read_labels(
-        self, slot: "Slot", output: str
-    ) -> "tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.uint8]]":
-        """Keys, labels and status of one slot without its rows; raises as `read`."""
+    def read_keys(self, slot: "Slot", output: str) -> "NDArray[np.uint64]":
+        """Keys of one slot, u64 [n], and nothing else; raises as `read`."""
         commit = self.committed(slot, output)
-        schemas = (*self.row_schemas(), self.output_schemas(output)[1])
-        chunks = [self._read_chunk(schema, slot, commit) for schema in schemas]
-        keys, labels, status = chunks[0].astype(np.uint64), chunks[1].astype(np.int32), chunks[2].astype(np.uint8)
+        keys = self._read_chunk(self.row_schemas()[0], slot, commit)[: slot.rows].astype(np.uint64)
+        if keys_digest(keys) != commit.keys:
+            raise IntegrityError(f"rows/key of slot {slot.index} does not fit its commit")
+        return keys
+
+    def read_samples(self, slot: "Slot", output: str) -> SlotSamples:
+        """Keys, labels, places and status of one slot without its rows; raises as `read`."""
+        commit = self.committed(slot, output)
+        schemas = (*self.row_schemas(), self.output_schemas(output)[-1])
+        chunks = [self._read_chunk(schema, slot, commit)[: slot.rows] for schema in schemas]
+        keys, labels = chunks[0].astype(np.uint64), chunks[1].astype(np.int32)
+        places, status = chunks[2].astype(np.uint64), chunks[3].astype(np.uint8)
         if keys_digest(keys) != commit.keys:
             raise IntegrityError(f"rows/key of slot {slot.index} does not fit its commit")
         if (int((labels >= 0).sum()), int(labels.max(initial=-1))) != (commit.labelled, commit.max_label):
             raise IntegrityError(f"rows/label of slot {slot.index} does not fit its commit")
+        if not are_places(places, slot.shard):
+            raise IntegrityError(f"rows/place of slot {slot.index} are no places of samples in {slot.shard.url}")
         if int((status == RowStatus.OK).sum()) != commit.ok[output] or (status == RowStatus.ABSENT).any():
             raise IntegrityError(f"{output}_status of slot {slot.index} does not fit its commit")
-        return keys, labels, status
+        return SlotSamples(keys, labels, places, status)
 
     def _slot(self, index: int) -> "Slot":
         slots = self.store.slots
@@ -154,7 +209,7 @@ class TeacherView:
         try:
             data = self.store.storage.get(record.key, limit_bytes=schema.object_limit_bytes)
             record.check(data)
-            return decode_chunk(schema, data)[: slot.rows]
+            return decode_chunk(schema, data)
         except (ObjectMissingError, IntegrityError) as error:
             committed = [key for key in self._commit_keys(slot) if self.store.storage.exists(key)]
             raise IntegrityError(
@@ -164,20 +219,17 @@ class TeacherView:
     def _commit_keys(self, slot: "Slot") -> list[str]:
         return [commit_key(self.teacher_id, name, slot.index) for name in self.passes]
 
-    def row_schemas(self) -> tuple[ArraySchema, ArraySchema]:
-        """``rows/key`` and ``rows/label``."""
+    def row_schemas(self) -> tuple[ArraySchema, ...]:
+        """``rows/key``, ``rows/label`` and ``rows/place``."""
         return row_schemas(len(self.store.slots), self.store.capacity)
 
-    def output_schemas(self, output: str) -> tuple[ArraySchema, ArraySchema]:
-        """The rows of one output and their status.
+    def output_schemas(self, output: str) -> tuple[ArraySchema, ...]:
+        """The arrays of one output in the order in which they are written, its status last.
 
         Raises:
             IntegrityError: The teacher has no such output.
         """
-        spec = self.spec.output(output)
-        if spec is None:
-            raise IntegrityError(f"{self.teacher_id} has rows of '{output}', which its specification does not name")
-        return output_schemas(self.teacher_id, spec, len(self.store.slots), self.store.capacity)
+        return schemas_of(self.store, self.spec, output)
 
     def check_structure(self) -> None:
         """Check, once, every ``zarr.json`` that readers of arrays would believe.
@@ -187,7 +239,11 @@ class TeacherView:
         """
         if not self._checked:
             check_structure(self)
-            self._checked = True
+            self.skip_structure()
+
+    def skip_structure(self) -> None:
+        """Check no ``zarr.json`` from now on: whoever asks for this knows already which of them are broken."""
+        self._checked = True
 
     def class_set(self, name: str | None, output: str) -> "ClassSet":
         """A class set of one output: means, counts and spreads, with every array checked.

@@ -5,6 +5,7 @@ finds the object there, and takes it if it says the same.
 """
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,14 @@ import numpy as np
 from embedkd.errors import ConflictError, FormatError, IntegrityError, StoreError
 from embedkd.records import OutputSpec, RowStatus, TeacherSpec
 from embedkd.store.access import GROUP, put_or_keep
+from embedkd.store.agreeing import same_rows, same_values
 from embedkd.store.commits import Commit, ObjectRecord, keys_digest, status_counts
 from embedkd.store.documents import Fields, seal, seal_group, unseal, unseal_group
-from embedkd.store.encoding import decode_chunk, encode_chunk, quantise
+from embedkd.store.encoding import decode_chunk, encode_chunk
 from embedkd.store.passes import Pass, commit_key, pass_folder
+from embedkd.store.places import are_places
+from embedkd.store.quantising import Encoded, can_lead, encode
+from embedkd.store.rows import rows_of
 from embedkd.store.schema import (
     ROOT,
     ArraySchema,
@@ -30,15 +35,19 @@ from embedkd.store.schema import (
 from embedkd.store.structure import check_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from embedkd.store.manifest import Slot
+    from embedkd.store.measured import MeasuredError
     from embedkd.store.reader import EmbeddingStore
+    from embedkd.store.view import SlotRead
 
-SAME_COSINE = 0.9999  # two forward passes of one teacher on two machines agree at least this well
-SAME_NORM = 0.01  # and their rows are about as long: a cosine does not see another logit scale
+    Encoder = Callable[[OutputSpec, NDArray[np.generic] | None], Encoded]
+
+
+_HASHED_ASIDE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class SlotRows:
     Attributes:
         keys: u64 [n], BLAKE2b-64 of the samples' keys.
         labels: i32 [n], -1 where a sample has none.
+        places: u64 [n, 3], a `Place` a sample: offset, size and crc32c of its bytes in the tar.
         outputs: Name to float32 [n, D]; rows of samples that could not be read are NaN.
         status: Name to u8 [n]: OK, or why this output could not be had.
         source: ``url``, ``bytes`` and ``blake2b`` of the tar as it was streamed.
@@ -55,6 +65,7 @@ class SlotRows:
 
     keys: "NDArray[np.uint64]"
     labels: "NDArray[np.int32]"
+    places: "NDArray[np.uint64]"
     outputs: "Mapping[str, NDArray[np.float32]]"
     status: "Mapping[str, NDArray[np.uint8]]"
     source: "Mapping[str, Any]"
@@ -69,6 +80,7 @@ class PassWriter:
         wanted: Outputs and compute settings. Where the pass exists already, its recorded settings win: see `plan`.
 
     Attributes:
+        spec: The teacher.
         plan: The pass as recorded in the store.
 
     Raises:
@@ -79,7 +91,7 @@ class PassWriter:
     def __init__(self, store: "EmbeddingStore", spec: TeacherSpec, wanted: Pass) -> None:
         self._storage = store.storage
         self._store = store
-        self._spec = spec
+        self.spec = spec
         self._id = spec.teacher_id
         if not is_teacher_id(self._id):
             raise FormatError(f"expected a teacher's name that makes a folder name, got '{spec.name}' ({self._id})")
@@ -99,8 +111,8 @@ class PassWriter:
 
     def _put_teacher(self) -> None:
         key = f"{teacher_folder(self._id)}/{ROOT}"
-        there = unseal_group(put_or_keep(self._storage, key, seal_group(teacher_attributes(self._spec))), key)
-        if there.digest("fingerprint") != self._spec.fingerprint:
+        there = unseal_group(put_or_keep(self._storage, key, seal_group(teacher_attributes(self.spec))), key)
+        if there.digest("fingerprint") != self.spec.fingerprint:
             raise ConflictError(f"{key} is another teacher with the same first digits; use another --out")
 
     def _put_exactly(self, key: str, data: bytes) -> None:
@@ -108,9 +120,9 @@ class PassWriter:
             raise IntegrityError(f"{key} is not what the store's specification derives; restore it")
 
     def _output(self, name: str) -> OutputSpec:
-        output = self._spec.output(name)
+        output = self.spec.output(name)
         if output is None:
-            raise StoreError(f"{self._spec.name} has no output '{name}'; it has: {self._spec.offer}")
+            raise StoreError(f"{self.spec.name} has no output '{name}'; it has: {self.spec.offer}")
         check_output(output)
         return output
 
@@ -138,23 +150,65 @@ class PassWriter:
             ConflictError: Another writer put something else.
         """
         self._check_rows(slot, rows)
+
+        def encoder(output: OutputSpec, lead: "NDArray[np.generic] | None") -> Encoded:
+            return encode(output, rows.outputs[output.name], rows.status[output.name], lead=lead)
+
+        return self._write(slot, rows, encoder, rows.source, attempt)
+
+    def write_encoded(
+        self, slot: "Slot", samples: "SlotRead", outputs: "Mapping[str, Encoded]", attempt: "Mapping[str, Any]"
+    ) -> Commit:
+        """Put a slot whose rows are encoded already, as another store holds them; raises as `write`.
+
+        Args:
+            slot: The slot.
+            samples: Keys, labels and places; its rows are not looked at.
+            outputs: The rows of every output of the pass.
+            attempt: Facts about where they came from, as JSON values.
+        """
+
+        def encoder(output: OutputSpec, lead: "NDArray[np.generic] | None") -> Encoded:
+            if lead is not None:
+                raise ConflictError(f"slot {slot.index} has {output.name} of another writer; use another place")
+            return outputs[output.name]
+
+        return self._write(slot, samples, encoder, self._source(slot), attempt)
+
+    def _write(
+        self,
+        slot: "Slot",
+        samples: "SlotRows | SlotRead",
+        encoder: "Encoder",
+        source: "Mapping[str, Any]",
+        attempt: "Mapping[str, Any]",
+    ) -> Commit:
         objects: list[ObjectRecord] = []
-        ok: dict[str, int] = {}
-        bad: dict[str, dict[str, int]] = {}
-        for schema, values in self._chunks(rows, ok, bad):
-            objects.append(self._put_chunk(schema, slot.index, encode_chunk(schema, values)))
+        arrays: tuple[NDArray[np.generic], ...] = (samples.keys, samples.labels, samples.places)
+        found: dict[str, tuple[NDArray[np.uint8], MeasuredError]] = {}
+        with ThreadPoolExecutor(1) as ahead:  # encodes an output while the one before it goes to the disk
+            coming = ahead.submit(encoder, self._outputs[0], None)
+            for schema, values in zip(row_schemas(len(self._store.slots), self._store.capacity), arrays, strict=True):
+                objects.append(self._put_chunk(schema, slot.index, encode_chunk(schema, values)))
+            for output, following in zip(self._outputs, [*self._outputs[1:], None], strict=True):
+                made = coming.result()
+                if following is not None:
+                    coming = ahead.submit(encoder, following, None)
+                made = self._put_output(output, slot.index, made, encoder, objects)
+                found[output.name] = made.status, made.error
         commit = Commit(
             slot=slot.index,
             pass_digest=self.plan.digest,
-            fingerprint=self._spec.fingerprint,
+            fingerprint=self.spec.fingerprint,
             decode=self._store.decode_digest,
-            source=dict(rows.source),
+            source=dict(source),
             rows=slot.rows,
-            keys=keys_digest(rows.keys),
-            labelled=int((rows.labels >= 0).sum()),
-            max_label=int(rows.labels.max(initial=-1)),
-            ok=ok,
-            bad=bad,
+            keys=keys_digest(samples.keys),
+            labelled=int((samples.labels >= 0).sum()),
+            max_label=int(samples.labels.max(initial=-1)),
+            ok={name: int((status == RowStatus.OK).sum()) for name, (status, _) in found.items()},
+            bad={name: status_counts(status) for name, (status, _) in found.items()},
+            error={name: error for name, (_, error) in found.items()},
             objects=tuple(objects),
             attempt={"id": str(uuid.uuid4()), **attempt},
         )
@@ -183,19 +237,23 @@ class PassWriter:
                 slot=slot.index,
                 pass_digest=self.plan.digest,
                 decode=self._store.decode_digest,
-                source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
+                source=self._source(slot),
                 objects=tuple(objects),
                 attempt={"id": str(uuid.uuid4()), **attempt},
             )
         )
 
+    @staticmethod
+    def _source(slot: "Slot") -> dict[str, Any]:
+        return {"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b}
+
     def _check_rows(self, slot: "Slot", rows: SlotRows) -> None:
         """Refuse what a reader would refuse, before anything is written.
 
         Raises:
-            StoreError: Counts, labels, status or source do not fit the slot.
+            StoreError: Counts, labels, places, status or source do not fit the slot.
         """
-        lengths = [len(rows.keys), len(rows.labels), *(len(r) for r in rows.outputs.values())]
+        lengths = [len(rows.keys), len(rows.labels), len(rows.places), *(len(r) for r in rows.outputs.values())]
         lengths += [len(s) for s in rows.status.values()]
         classes = self._store.class_names
         source = (rows.source["bytes"], rows.source["blake2b"])
@@ -205,33 +263,77 @@ class PassWriter:
             and int(rows.labels.max(initial=-1)) >= len(classes),
             "expected a label of -1 where there is none": int(rows.labels.min(initial=-1)) < -1,
             "expected a status of 1 to 5": not all(np.isin(s, list(RowStatus)[1:]).all() for s in rows.status.values()),
+            "expected places within the tar, in order, none in another": not are_places(rows.places, slot.shard),
             "it was read from another tar": source != (slot.shard.size_bytes, slot.shard.blake2b),
         }
         for problem, found in problems.items():
             if found:
                 raise StoreError(f"rows of slot {slot.index} ({slot.shard.url}) cannot be written: {problem}")
 
-    def _chunks(
-        self, rows: SlotRows, ok: dict[str, int], bad: dict[str, dict[str, int]]
-    ) -> "Iterator[tuple[ArraySchema, NDArray[np.generic]]]":
-        key_schema, label_schema = row_schemas(len(self._store.slots), self._store.capacity)
-        yield key_schema, rows.keys
-        yield label_schema, rows.labels
-        for output in self._outputs:
-            values, status = quantise(rows.outputs[output.name], rows.status[output.name], output.dtype)
-            ok[output.name] = int((status == RowStatus.OK).sum())
-            bad[output.name] = status_counts(status)
-            schemas = output_schemas(self._id, output, len(self._store.slots), self._store.capacity)
-            yield from zip(schemas, (values, status), strict=True)
+    def _put_output(
+        self, output: OutputSpec, slot: int, made: Encoded, encoder: "Encoder", objects: list[ObjectRecord]
+    ) -> Encoded:
+        """Put the arrays of one output, and take over what another writer has put of them.
+
+        Int8 and top-k rows lie in two arrays that mean nothing without each other. The first of them is put first and
+        decides: who finds one there encodes by it, so that whatever either of both puts fits it.
+        """
+        *leading, main, last = output_schemas(self._id, output, len(self._store.slots), self._store.capacity)
+        for schema in leading:
+            lead = self._put_or_find(schema, slot, made.rows.arrays()[0], objects)
+            if lead is not None:
+                made = self._led(output, made, encoder, lead, schema.chunk_key(slot))
+        there = self._put_or_find(main, slot, made.rows.arrays()[-1], objects)
+        if there is not None:
+            theirs = rows_of(output, [*made.rows.arrays()[:-1], there], len(made.rows))
+            ok = made.status == RowStatus.OK
+            if theirs.fault(ok) is not None or not same_rows(made.rows, theirs, ok, lost=made.error.max):
+                raise _conflict(main.chunk_key(slot))
+        objects.append(self._put_chunk(last, slot, encode_chunk(last, made.status)))
+        return made
+
+    def _led(
+        self, output: OutputSpec, made: Encoded, encoder: "Encoder", lead: "NDArray[np.generic]", key: str
+    ) -> Encoded:
+        """The rows by the scale or the index of another writer.
+
+        Raises:
+            ConflictError: It cannot be one of the same rows.
+        """
+        ok = made.status == RowStatus.OK
+        if not can_lead(output, lead, ok):
+            raise _conflict(key)
+        again = encoder(output, lead)
+        if again.rows.fault(ok) is not None or not same_rows(made.rows, again.rows, ok, lost=made.error.max):
+            raise _conflict(key)
+        return again
+
+    def _put_or_find(
+        self, schema: ArraySchema, slot: int, values: "NDArray[np.generic]", objects: list[ObjectRecord]
+    ) -> "NDArray[np.generic] | None":
+        """Put an object, or find another one there: its whole chunk; None where ours is there."""
+        data = encode_chunk(schema, values)
+        there, record = self._put(schema.chunk_key(slot), data)
+        objects.append(record)
+        return None if there == data else decode_chunk(schema, there)
 
     def _put_chunk(self, schema: ArraySchema, slot: int, data: bytes) -> ObjectRecord:
+        """Put an object that nobody may have put with other values; raises ConflictError."""
         key = schema.chunk_key(slot)
-        there = put_or_keep(self._storage, key, data)
-        if there != data and not same_rows(*(decode_chunk(schema, version) for version in (data, there))):
-            raise ConflictError(
-                f"{key} is there with other values, of other shards or by another way of computing; use another --out"
-            )
-        return ObjectRecord.of(key, there)
+        there, record = self._put(key, data)
+        if there != data and not same_values(*(decode_chunk(schema, version) for version in (data, there))):
+            raise _conflict(key)
+        return record
+
+    def _put(self, key: str, data: bytes) -> tuple[bytes, ObjectRecord]:
+        """Put an object or find another one there; a long one's digest is computed while it goes to the disk."""
+        if len(data) < _HASHED_ASIDE_BYTES:
+            there = put_or_keep(self._storage, key, data)
+            return there, ObjectRecord.of(key, there)
+        with ThreadPoolExecutor(1) as aside:
+            record = aside.submit(ObjectRecord.of, key, data)
+            there = put_or_keep(self._storage, key, data)
+            return there, record.result() if there is data else ObjectRecord.of(key, there)
 
     def _put_commit(self, commit: Commit) -> Commit:
         key = commit_key(self._id, self.plan.pass_id, commit.slot)
@@ -264,17 +366,7 @@ def teacher_attributes(spec: TeacherSpec) -> dict[str, Any]:
     return {"spec": spec.to_json(), "fingerprint": spec.fingerprint}
 
 
-def same_rows(ours: "NDArray[np.generic]", theirs: "NDArray[np.generic]") -> bool:
-    """Whether two chunks say the same.
-
-    Whole numbers must be equal. Rows of floats must be NaN in the same places and otherwise equal, or have a cosine of
-    at least SAME_COSINE and lengths within SAME_NORM.
-    """
-    if not np.issubdtype(ours.dtype, np.floating):
-        return bool(np.array_equal(ours, theirs))
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    differ = ~((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
-    a, b = a[differ], b[differ]
-    lengths_a, lengths_b = (np.linalg.norm(x, axis=1) for x in (a, b))
-    close = (a * b).sum(axis=1) >= SAME_COSINE * lengths_a * lengths_b  # false where one of them is NaN
-    return bool((close & (np.abs(lengths_a - lengths_b) <= SAME_NORM * np.maximum(lengths_a, lengths_b))).all())
+def _conflict(key: str) -> ConflictError:
+    return ConflictError(
+        f"{key} is there with other values, of other shards or by another way of computing; use another --out"
+    )

@@ -14,6 +14,7 @@ from embedkd.records import DecodePolicy, OutputSpec, Preprocess, RowStatus, Sha
 from embedkd.storage import LocalStorage
 from embedkd.store import ClassSet, Pass, PassWriter, SlotRows, TeacherView, create_store, open_store, write_class_set
 from embedkd.store.classes import prompts_digest
+from tests.store.samples import places_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def _make(
     spec: TeacherSpec = SPEC,
     capacity: int = 64,
 ) -> TeacherView:
-    shards = tuple(Shard(f"{s}-0.tar", s, 100, ROWS[s], f"{ROWS[s]:064x}") for s in splits)
+    shards = tuple(Shard(f"{s}-0.tar", s, 100 * ROWS[s], ROWS[s], f"{ROWS[s]:064x}") for s in splits)
     storage = LocalStorage(folder)
     store = create_store(storage, shards, root=".", classes=names, policy=DecodePolicy(), capacity=capacity)
     writer = PassWriter(store, spec, Pass(("image", "cls"), 8, 1, "x"))
@@ -75,9 +76,10 @@ def _make(
         made = SlotRows(
             keys=np.array([key_hash(key) for key, _, _ in drawn], np.uint64),
             labels=np.array(known, np.int32),
+            places=places_of(slot),
             outputs={"image": rows, "cls": rows * np.array([3, 1, 1, 1, 1, 0.1], np.float32) + 5},
             status={"image": status, "cls": status},
-            source={"url": slot.shard.url, "bytes": 100, "blake2b": slot.shard.blake2b},
+            source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
         )
         writer.write(slot, made, {})
     view = open_store(folder).teacher()

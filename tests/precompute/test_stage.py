@@ -15,7 +15,8 @@ from PIL import Image
 from embedkd.config import Config, load_config
 from embedkd.errors import StoreError
 from embedkd.precompute import find_finished, precompute
-from embedkd.sources.shards import list_data, shard_path
+from embedkd.sources.roots import root_folder
+from embedkd.sources.shards import list_data
 from embedkd.store import open_store
 
 ROWS = 40
@@ -28,7 +29,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     listing = list_data("data:clipart")
     source = next(name for name in listing.names if name.startswith("test"))
-    with tarfile.open(shard_path(listing.root, source)) as tar:
+    with tarfile.open(root_folder(listing.root) / source) as tar:
         members = tar.getmembers()[: 3 * ROWS]
         for name, part in (
             ("train-000000.tar", members[: 2 * ROWS // 3 * 3]),

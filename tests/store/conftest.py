@@ -24,6 +24,7 @@ from embedkd.store import (
     open_store,
     write_class_set,
 )
+from tests.store.samples import make, places_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +58,17 @@ def _spec(name: str = "vit:Small", weights: str = "0", **changes: Any) -> Teache
     return replace(spec, **changes)
 
 
+ENCODED = _spec(
+    outputs=(
+        OutputSpec("cls", 6, "int8"),
+        OutputSpec("image", 6),
+        OutputSpec("pooled", 5, "bfloat16"),
+        OutputSpec("logits", 7, "top3"),
+    )
+)
+ENCODED_OUTPUTS = tuple(output.name for output in ENCODED.outputs)
+
+
 def _rows(slot: Slot, spec: TeacherSpec, outputs: tuple[str, ...], seed: int = 0) -> SlotRows:
     """A function of (slot, teacher, seed) alone; the second sample of every slot cannot be decoded."""
     rng = generator(seed, spec.name, slot.index)
@@ -75,6 +87,7 @@ def _rows(slot: Slot, spec: TeacherSpec, outputs: tuple[str, ...], seed: int = 0
     return SlotRows(
         keys=np.array([key_hash(f"{slot.shard.url}/{slot.start + i}") for i in range(slot.rows)], np.uint64),
         labels=labels,
+        places=places_of(slot),
         outputs=said,
         status=dict.fromkeys(said, status),
         source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
@@ -146,6 +159,14 @@ def whole_store(fast_disk: None, kit: Kit, tmp_path_factory: pytest.TempPathFact
     """A finished store that nobody may change: copy it."""
     folder = tmp_path_factory.mktemp("whole") / "store.zarr"
     kit.whole(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoded_store(fast_disk: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of a teacher with an output in each encoding, which nobody may change: copy it."""
+    folder = tmp_path_factory.mktemp("encoded") / "store.zarr"
+    make(folder, {ENCODED: (ENCODED_OUTPUTS,)})
     return folder
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from embedkd.records import SPLITS, DecodePolicy, RowStatus, Shard, Split, TeacherSpec, key_hash
+from embedkd.records import SPLITS, DecodePolicy, OutputSpec, RowStatus, Shard, Split, TeacherSpec, key_hash
 from embedkd.storage import LocalStorage
 from embedkd.store import EmbeddingStore, Pass, PassWriter, Slot, SlotRows, create_store, open_store
+from embedkd.store.quantising import encode
 
 TRAIN, VAL, TEST = SPLITS
 # One shard is longer than a slot, one is empty, and one fills two slots.
@@ -18,6 +20,22 @@ SHARDS = tuple(
     Shard(f"{split}-{i}.tar", split, 1_024 * (i + 1), rows, f"{i + 1:x}" * 64) for i, (split, rows) in enumerate(ROWS)
 )
 CLASSES = ("ant", "bee", "cat")
+
+
+def encoded(
+    rows: NDArray[np.float32], status: NDArray[np.uint8], encoding: str
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.uint8]]:
+    """Rows as a reader gets them, and their status."""
+    found = encode(OutputSpec("logits", rows.shape[1], encoding), rows, status)
+    return found.rows.decode(), found.status
+
+
+def places_of(slot: Slot) -> NDArray[np.uint64]:
+    """Places of the samples of a slot, one behind the other in a tar that nobody made."""
+    ordinals = np.arange(slot.start, slot.start + slot.rows, dtype=np.uint64)
+    size = np.uint64(slot.shard.size_bytes // max(slot.shard.rows, 1))
+    checksums = (ordinals + np.uint64(1)) * np.uint64(2_654_435_761) % np.uint64(1 << 32)
+    return np.stack([ordinals * size, np.full_like(ordinals, size), checksums], axis=1)
 
 
 def rows_of(slot: Slot, spec: TeacherSpec, outputs: Sequence[str], noise: float = 0.0) -> SlotRows:
@@ -35,6 +53,7 @@ def rows_of(slot: Slot, spec: TeacherSpec, outputs: Sequence[str], noise: float 
     return SlotRows(
         keys=np.array([key_hash(name) for name in names], np.uint64),
         labels=np.array([(slot.start + i) % 3 for i in range(slot.rows)], np.int32),
+        places=places_of(slot),
         outputs=said,
         status=dict.fromkeys(said, status),
         source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
@@ -74,8 +93,9 @@ def contents(store: EmbeddingStore) -> dict[tuple[str, str, str], tuple[bytes, .
             for slot in store.slots:
                 if view.commit(slot, output) is not None:
                     place, read = (name, output, slot.shard.url), view.read(slot, output)
-                    parts = (read.rows.tobytes(), read.status.tobytes(), read.keys.tobytes(), read.labels.tobytes())
-                    before = found.get(place, (b"",) * 4)
+                    arrays = (read.rows, read.status, read.keys, read.labels, read.places)
+                    parts = tuple(array.tobytes() for array in arrays)
+                    before = found.get(place, (b"",) * len(parts))
                     found[place] = tuple(a + b for a, b in zip(before, parts, strict=True))
     return found
 

@@ -55,7 +55,7 @@ def complete(folder: Path, kit: Any) -> None:
 def test_old_rows_stay_and_new_ones_are_holes(folder: Path) -> None:
     before = rows_of(folder, range(5))
     report = append_shards(LocalStorage(folder), NEW)
-    assert (report.generation, report.shards, report.slots, report.rows, report.arrays) == (1, 2, 3, 11, 10)
+    assert (report.generation, report.shards, report.slots, report.rows, report.arrays) == (1, 2, 3, 11, 11)
     store = open_store(folder)
     assert store.manifest.generation == 1
     assert [(s.shard.url, s.start, s.rows) for s in store.slots[5:]] == [
@@ -148,11 +148,11 @@ def test_an_append_that_dies_anywhere_leaves_the_old_store_or_the_new_one(
         assert again.shards == (2 if generations[-1] == 0 else 0)
         assert lengths(copy) == {64}
         assert rows_of(copy, range(5)) == before
-    assert generations == [0, *[1] * 20], "the manifest first, then ten arrays, each looked for and then replaced"
+    assert generations == [0, *[1] * 22], "the manifest first, then eleven arrays, each looked for and then replaced"
 
 
 def test_precompute_heals_an_append_that_died(folder: Path, kit: Any) -> None:
-    """Behind the manifest and two of the ten arrays."""
+    """Behind the manifest and two of the eleven arrays."""
     with pytest.raises(Death):
         append_shards(Mortal(folder, [6]), NEW)
     assert lengths(folder) == {40, 64}
@@ -181,7 +181,7 @@ def test_a_stalled_append_cannot_do_harm(folder: Path) -> None:
     for path, data in short.items():
         path.write_bytes(data)
     assert open_store(folder).teacher("vit:Small").read(0, "cls").rows.shape == (8, 6)
-    assert append_shards(LocalStorage(folder), ()).arrays == 2
+    assert append_shards(LocalStorage(folder), ()).arrays == 3
     assert lengths(folder) == {64}
 
 

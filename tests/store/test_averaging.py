@@ -4,19 +4,26 @@ import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import trim_mean  # type: ignore[import-untyped]
 
-from embedkd.errors import HoleError, StoreError, UnknownNameError
+from embedkd.errors import FormatError, HoleError, StoreError, UnknownNameError
 from embedkd.records import DecodePolicy, OutputSpec, Preprocess, Shard, TeacherSpec, key_hash
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, SlotRows, TeacherView, average, create_store, default_name, open_store
 from embedkd.store.averaging import rank
+from embedkd.store.classes import Method
+from embedkd.store.trimming import cut, trimmed_means
+from tests.store.samples import places_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DIM = 5
 SPEC = TeacherSpec(
@@ -48,11 +55,15 @@ def _make(
     names: tuple[str, ...] = tuple(SIZES),
     classes: tuple[str, ...] | None = ("a", "b", "c", "d", "e"),
     labels: dict[int, int] | None = None,
+    spec: TeacherSpec = SPEC,
 ) -> TeacherView:
-    shards = tuple(Shard(n, "val" if "val" in n else "train", 100, SIZES[n], f"{SIZES[n]:064x}") for n in names)
+    shards = tuple(
+        Shard(n, "val" if "val" in n else "train", 100 * SIZES[n], SIZES[n], f"{SIZES[n]:064x}") for n in names
+    )
     storage = LocalStorage(folder)
     store = create_store(storage, shards, root=".", classes=classes, policy=DecodePolicy(), capacity=capacity)
-    writer = PassWriter(store, SPEC, Pass(("cls",), 8, 1, "x"))
+    (output,) = (o.name for o in spec.outputs)
+    writer = PassWriter(store, spec, Pass((output,), 8, 1, "x"))
     for index in order or range(len(store.slots)):
         slot = store.slots[index]
         samples = [_sample(slot.shard.url, slot.start + i) for i in range(slot.rows)]
@@ -63,9 +74,10 @@ def _make(
             SlotRows(
                 np.array(keys, np.uint64),
                 np.array(new, np.int32),
-                {"cls": np.array(rows, np.float32)},
-                {"cls": np.array(status, np.uint8)},
-                {"url": slot.shard.url, "bytes": 100, "blake2b": slot.shard.blake2b},
+                places_of(slot),
+                {output: np.array(rows, np.float32)},
+                {output: np.array(status, np.uint8)},
+                {"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
             ),
             {},
         )
@@ -96,6 +108,20 @@ def _naive(per_class: int, seed: int, names: tuple[str, ...] = tuple(SIZES)) -> 
     return result
 
 
+def _chosen(per_class: int, seed: int) -> dict[int, NDArray[np.float64]]:
+    """The rows that stand for each class, as they are stored."""
+    ranked: dict[int, list[Any]] = {}
+    for at, name in enumerate(n for n in SIZES if "val" not in n):
+        for ordinal in range(SIZES[name]):
+            key, label, status, row = _sample(name, ordinal)
+            if label >= 0 and status == 1:
+                ranked.setdefault(label, []).append((rank(seed, key), at, ordinal, row.astype(np.float16)))
+    return {
+        label: np.array([row for *_, row in sorted(found, key=lambda c: c[:3])[:per_class]], np.float64)
+        for label, found in ranked.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def view(fast_disk: None, tmp_path_factory: pytest.TempPathFactory) -> TeacherView:
     return _make(tmp_path_factory.mktemp("averaging") / "s")
@@ -113,6 +139,127 @@ def test_means_are_those_of_a_plain_loop(view: TeacherView, per_class: int, seed
         assert made.count[label] == count
         np.testing.assert_allclose(made.spread[label], spread, rtol=1e-6)
     assert [array.dtype.name for array in (made.mean, made.count, made.spread)] == ["float32", "int64", "float32"]
+
+
+@pytest.mark.parametrize("per_class", [1, 2, 3, 10, 1000])
+@pytest.mark.parametrize("trim", [None, 0.01, 0.1, 0.25, 0.49])
+def test_medians_and_trimmed_means_are_those_of_numpy_and_scipy(
+    view: TeacherView, per_class: int, trim: float | None
+) -> None:
+    """Of dimensions, over rows without a bad one among them; the spread is that of all rows from the centre."""
+    how: dict[str, Any] = {"method": "median"} if trim is None else {"method": "trimmed", "trim": trim}
+    made = average(view, "cls", samples_per_class=per_class, seed=3, **how)
+    assert (made.method, made.trim) == (how["method"], trim)
+    for label, rows in _chosen(per_class, 3).items():
+        expected = np.median(rows, axis=0) if trim is None else trim_mean(rows, trim, axis=0)
+        np.testing.assert_allclose(made.mean[label], expected, rtol=2e-7, atol=1e-7)
+        spread = np.sqrt(((rows - expected) ** 2).sum(axis=1).mean())
+        np.testing.assert_allclose(made.spread[label], spread, rtol=1e-6)
+        assert made.count[label] == len(rows)
+    assert np.isnan(made.mean[4]).all()
+    assert made.mean.dtype == np.float32
+    assert made.mean.shape == (5, DIM)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "bfloat16", "int8", "top2"])
+@pytest.mark.parametrize("method", ["mean", "median", "trimmed"])
+def test_every_encoding_is_averaged_as_it_is_read(tmp_path: Path, encoding: str, method: Method) -> None:
+    output = OutputSpec("logits" if encoding == "top2" else "cls", DIM, encoding)
+    view = _make(tmp_path / "s", spec=replace(SPEC, outputs=(output,)))
+    made = average(view, output.name, samples_per_class=1000, seed=0, method=method, trim=0.2)
+    reads = [view.read(slot, output.name) for slot in view.store.slots if slot.shard.split == "train"]
+    rows, labels, status = (
+        np.concatenate([getattr(read, part) for read in reads]) for part in ("rows", "labels", "status")
+    )
+    by: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+        "mean": lambda found: found.mean(axis=0),
+        "median": lambda found: np.median(found, axis=0),
+        "trimmed": lambda found: trim_mean(found, 0.2, axis=0),
+    }
+    for label in range(4):
+        found = rows[(labels == label) & (status == 1)].astype(np.float64)
+        np.testing.assert_allclose(made.mean[label], by[method](found), rtol=2e-7, atol=1e-7)
+
+
+def test_trimming_leaves_outliers_out(view: TeacherView) -> None:
+    """As many as the norm says, counted down; without that many rows none."""
+    assert [cut(n, 0.1) for n in (1, 9, 10, 19, 20)] == [0, 0, 1, 1, 2]
+    assert [cut(n, 0.4999999) for n in (1, 2, 3, 4, 5)] == [0, 0, 1, 1, 2]
+    assert [cut(n, None) for n in (0, 1, 2, 3, 4, 5)] == [0, 0, 0, 1, 1, 2]
+    rows = np.array([[1e30, 1], [1, -1e30], [2, 2], [-1e30, 3], [3, 1e30]], np.float32)
+    made = trimmed_means([(rows, np.zeros(5, np.int64))], np.array([5]), np.array([1]), 2)
+    np.testing.assert_array_equal(made, [[2, 2]])
+
+
+def test_no_zero_is_negative() -> None:
+    """Which of -0 and 0 is in the middle depends on how a machine sorts; the bits of a class set must not."""
+    for values in ((-0.0, 0.0, -0.0), (0.0, -0.0, -0.0), (-0.0, -0.0, -0.0)):
+        rows = np.array(values, np.float32)[:, None]
+        made = trimmed_means([(rows, np.zeros(3, np.int64))], np.array([3]), np.array([1]), 1)
+        assert made.tobytes() == np.zeros((1, 1)).tobytes()
+
+
+@pytest.mark.parametrize("how", [{"method": "median"}, {"method": "trimmed", "trim": 0.2}])
+@pytest.mark.parametrize("changes", [{"order": [5, 2, 4, 0, 3, 1, 6]}, {"capacity": 64}, {"names": tuple(SIZES)[::-1]}])
+def test_medians_are_the_same_bits_however_the_rows_lie(
+    view: TeacherView, tmp_path: Path, how: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    first, other = (
+        average(one, "cls", samples_per_class=7, seed=0, **how) for one in (view, _make(tmp_path / "s", **changes))
+    )
+    assert first.mean.tobytes() == other.mean.tobytes()
+    np.testing.assert_array_equal(first.count, other.count)
+    np.testing.assert_allclose(first.spread, other.spread, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 4])
+def test_medians_are_the_same_bits_in_blocks_of_any_width(
+    view: TeacherView, monkeypatch: pytest.MonkeyPatch, dims: int
+) -> None:
+    """Memory is bounded where a class is: some dimensions at a time."""
+    whole = average(view, "cls", samples_per_class=1000, seed=0, method="median")
+    held: list[int] = []
+
+    def counted(rows: Any, count: Any, cuts: Any, dim: int) -> Any:
+        held.append(dim)
+        return trimmed_means(rows, count, cuts, dim)
+
+    monkeypatch.setattr("embedkd.store.averaging.trimmed_means", counted)
+    monkeypatch.setattr("embedkd.store.averaging.BLOCK_BYTES", 4 * dims * int(whole.count.sum()) + 3)
+    other = average(view, "cls", samples_per_class=1000, seed=0, method="median")
+    assert (whole.mean.tobytes(), whole.spread.tobytes()) == (other.mean.tobytes(), other.spread.tobytes())
+    assert max(held) == dims
+    assert sum(held) == DIM
+
+
+def test_default_names_say_how(view: TeacherView) -> None:
+    made = [
+        average(view, "cls", samples_per_class=2, seed=-1, method=method, trim=0.2).name
+        for method in ("mean", "median", "trimmed")
+    ]
+    assert made == ["n2-seed-1", "median-n2-seed-1", "trimmed0.2-n2-seed-1"]
+
+
+def test_a_method_or_a_share_that_there_is_not(view: TeacherView) -> None:
+    for trim in (0.0, 0.5, -0.1, 1.0, float("nan")):
+        with pytest.raises(StoreError, match=r"share above 0 and below 0\.5"):
+            average(view, "cls", samples_per_class=2, seed=0, method="trimmed", trim=trim)
+    with pytest.raises(UnknownNameError, match="did you mean median"):
+        average(view, "cls", samples_per_class=2, seed=0, method="medien")  # type: ignore[arg-type]
+
+
+def test_empty_classes_are_refused_by_name_where_they_must_not_be(view: TeacherView, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"^1 of 5 classes have no training row of cls: e\nnothing was written; .*NaN"):
+        average(view, "cls", samples_per_class=2, seed=0, allow_empty=False)
+    names = tuple(f"class-{i}" for i in range(15))
+    many = _make(tmp_path / "many", classes=names, labels={0: 14})
+    with pytest.raises(StoreError, match=r"14 of 15 classes .*: class-0, class-1, .*class-9 and 4 more\n"):
+        average(many, "cls", samples_per_class=2, seed=0, allow_empty=False)
+    unnamed = _make(tmp_path / "unnamed", classes=None, labels={0: 3, 1: 1})
+    with pytest.raises(StoreError, match="2 of 4 classes have no training row of cls: 0, 2\n"):
+        average(unnamed, "cls", samples_per_class=2, seed=0, allow_empty=False)
+    full = _make(tmp_path / "full", classes=("a", "b", "c", "d"))
+    assert average(full, "cls", samples_per_class=2, seed=0, allow_empty=False).count.all()
 
 
 def test_a_class_with_fewer_uses_all_and_one_without_samples_is_nan(view: TeacherView) -> None:
@@ -188,6 +335,15 @@ def test_nothing_to_average(view: TeacherView, tmp_path: Path) -> None:
 def test_a_label_beyond_all_reason_allocates_nothing(tmp_path: Path) -> None:
     view = _make(tmp_path / "s", classes=None, labels={0: 2**31 - 1})
     with pytest.raises(StoreError, match="expected labels below 1048576, got 2147483647"):
+        average(view, "cls", samples_per_class=2, seed=0)
+
+
+def test_more_than_the_format_holds_allocates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many class names are cheap to claim; times the width of an output they are not."""
+    view = _make(tmp_path / "s", classes=tuple(f"class-{i}" for i in range(100)))
+    monkeypatch.setattr("embedkd.store.schema.MAX_CHUNK_BYTES", 4 * 100 * DIM - 1)
+    monkeypatch.setattr("embedkd.store.averaging._means", None)
+    with pytest.raises(FormatError, match="expected chunks of up to 1999 bytes, got 2000"):
         average(view, "cls", samples_per_class=2, seed=0)
 
 

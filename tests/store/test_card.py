@@ -17,7 +17,7 @@ from embedkd.store.card import escaped
 from tests.store.conftest import _spec
 from tests.store.samples import SHARDS, make
 
-HOSTILE = "<script>alert(1)</script> [x](javascript:y) | `z` ![i](http://e) \n# H\u202e *b* &amp; https://evil.example"
+HOSTILE = "<script>alert(1)</script> [x](javascript:y) | `z` ![i](http://e) # H\u202e *b* &amp; https://evil.example"
 
 
 @pytest.fixture

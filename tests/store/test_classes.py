@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedkd.errors import FormatError, IntegrityError, StoreError, UnknownNameError
+from embedkd.errors import ConfigError, FormatError, HoleError, IntegrityError, StoreError, UnknownNameError
 from embedkd.store import ClassSet, TeacherView, average, open_store, set_names, write_class_set
 from embedkd.store.documents import seal_group
 from embedkd.store.schema import MAX_CLASSES
@@ -41,6 +41,17 @@ def test_what_is_written_is_read(view: TeacherView, made: ClassSet) -> None:
     assert set_names(view, "cls") == ["n2-seed0", "n4-seed3"]
     assert set_names(view, "pooled") == ["n2-seed0"]
     assert set_names(view, "logits") == []
+
+
+@pytest.mark.parametrize("how", [{"method": "median"}, {"method": "trimmed", "trim": 0.2}])
+def test_how_it_was_made_is_kept(view: TeacherView, how: dict[str, Any]) -> None:
+    made = average(view, "cls", samples_per_class=4, seed=3, **how)
+    write_class_set(view, "cls", made)
+    read = view.class_set(made.name, "cls")
+    assert (read.method, read.trim) == (how["method"], how.get("trim"))
+    np.testing.assert_array_equal(read.mean, made.mean)
+    with pytest.raises(StoreError, match="is there with other content"):
+        write_class_set(view, "cls", replace(made, method="mean", trim=None))
 
 
 def test_writing_the_same_again_changes_nothing(view: TeacherView, made: ClassSet) -> None:
@@ -91,12 +102,13 @@ def test_a_writer_that_was_killed_is_followed_by_one_that_finishes(view: Teacher
 def test_none_means_the_only_one(view: TeacherView, made: ClassSet) -> None:
     assert view.class_set(None, "cls").name == "n2-seed0"
     write_class_set(view, "cls", made)
-    with pytest.raises(UnknownNameError, match="known: n2-seed0, n4-seed3"):
+    with pytest.raises(ConfigError, match=r"^cls has 2 class sets; .*--class-set .*known: n2-seed0, n4-seed3\)$"):
         view.class_set(None, "cls")
     with pytest.raises(UnknownNameError, match="did you mean n4-seed3"):
         view.class_set("n4-seed33", "cls")
-    with pytest.raises(UnknownNameError, match="known: none"):
-        view.class_set(None, "logits")
+    for name in (None, "n2-seed0"):
+        with pytest.raises(HoleError, match=r"has no class set of logits; make one with embedkd average"):
+            view.class_set(name, "logits")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "A", "x" * 65, "x\0", ".hidden"])
@@ -148,6 +160,12 @@ def test_counts_that_do_not_fit_the_means(view: TeacherView, made: ClassSet, cha
         lambda facts: facts.update(seed=None),
         lambda facts: facts.update(commits="none"),
         lambda facts: facts.pop("set"),
+        lambda facts: facts.pop("method"),
+        lambda facts: facts.update(method="mode"),
+        lambda facts: facts.update(trim=0.1),
+        lambda facts: facts.update(method="trimmed"),
+        lambda facts: facts.update(method="trimmed", trim=0.5),
+        lambda facts: facts.update(method="trimmed", trim=True),
     ],
 )
 def test_forged_facts_are_refused(view: TeacherView, change: Any) -> None:

@@ -11,6 +11,7 @@ from embedkd.records import blake2b_hex
 from embedkd.store.commits import Commit, ObjectRecord, keys_digest, status_counts
 from embedkd.store.documents import Fields, seal, unseal
 from embedkd.store.encoding import trailer_of
+from embedkd.store.measured import MeasuredError
 
 DATA = b"some bytes of a chunk" + trailer_of(b"some bytes of a chunk")
 RECORD = ObjectRecord.of("rows/key/c/0", DATA)
@@ -26,6 +27,10 @@ COMMIT = Commit(
     max_label=2,
     ok={"cls": 3, "pooled": 4},
     bad={"cls": {"decode_error": 1, "non_finite": 1}, "pooled": {"decode_error": 1}},
+    error={
+        "cls": MeasuredError(1e-8, 2.5e-7, (0, 1, 1, 1, *[0] * 7)),
+        "pooled": MeasuredError(0.0, 0.0, (4, *[0] * 10)),
+    },
     objects=(RECORD,),
     attempt={"id": "an id", "system": "a machine"},
 )
@@ -36,7 +41,7 @@ def test_round_trip() -> None:
 
 
 def test_members_of_later_versions_are_ignored() -> None:
-    later = {**COMMIT.to_json(), "errors": {"cls": {"cosine_mean": 1.0}}}
+    later = {**COMMIT.to_json(), "norms": {"cls": {"mean": 1.0}}}
     assert Commit.from_json(Fields(later, "it")) == COMMIT
 
 
@@ -64,6 +69,8 @@ def test_a_missing_member_is_named(name: str) -> None:
         {"ok": {"cls": 3}},
         {"ok": {"cls": 2, "pooled": 4}},
         {"bad": {"cls": {}, "pooled": {"decode_error": 1}}},
+        {"error": {"cls": COMMIT.error["cls"].to_json()}},
+        {"error": dict.fromkeys(("cls", "pooled"), COMMIT.error["cls"].to_json())},
         {"bad": {"cls": {"decode_error": -1, "non_finite": 3}, "pooled": {"decode_error": 1}}},
     ],
 )

@@ -3,13 +3,16 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedkd.errors import FormatError, IntegrityError, StoreError
 from embedkd.records import blake2b_hex, canonical_json
+from embedkd.store import documents
 from embedkd.store.documents import MAX_TEXT, Fields, digest_of, seal, seal_group, unseal, unseal_group
+from embedkd.store.schema import is_set_name
 
 KINDS = pytest.mark.parametrize(
     ("close", "opened"), [pytest.param(seal, unseal, id="document"), pytest.param(seal_group, unseal_group, id="group")]
@@ -135,11 +138,19 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("text", ""),
     ("text", "x" * MAX_TEXT),
     ("digest", "0123456789abcdef" * 4),
+    ("text", "\u200d\N{NO-BREAK SPACE}日本"),
+    ("real", 0),
+    ("real", -(2**53) + 1),
+    ("real", 1e308),
+    ("free", {}),
+    ("free", {"a": [1, {"b": None}]}),
 ]
 _ODD: dict[str, list[Any]] = {
     "number": [True, 1.0, "1", None, -1, 2**63, [], {}],
     "flag": [0, 1, "true", None],
-    "text": [1, None, [], "x" * (MAX_TEXT + 1), "a\0b"],
+    "text": [1, None, [], "x" * (MAX_TEXT + 1), "a\0b", "a\nb", "\x1b", "\x7f", "\x85", "\u2029", "\udfff"],
+    "real": [True, "1", None, [], float("nan"), float("inf"), 2**53, 10**400],
+    "free": [None, [], "x", {"a": "x" * (64 << 10)}],
     "digest": ["", "0" * 63, "0" * 65, "A" * 64, "0" * 64 + "\n", 0, None],
     "member": [[], "x", None, 1],
 }
@@ -182,3 +193,64 @@ def test_lists_are_bounded_and_checked() -> None:
     ):
         with pytest.raises(FormatError, match="it"):
             read()
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
+
+
+def test_what_is_copied_as_it_is_is_not_deep() -> None:
+    fields = Fields({"shallow": nested(64), "deep": nested(65)}, "it")
+    assert fields.free("shallow") == nested(64)
+    with pytest.raises(FormatError, match="levels"):
+        fields.free("deep")
+
+
+@pytest.mark.parametrize("value", [nested(5000), [[0]] * 10**6, "x" * 10**6, 10**4000, {"\x1b": 1}, "\x1b[2J\u202e"])
+def test_a_value_that_does_not_fit_is_described_in_a_few_words(value: object) -> None:
+    """Whatever it is: printing it could take all memory, or be deeper than Python goes."""
+    for read in (
+        Fields({"x": value}, "it").flag,
+        lambda name, value=value: Fields({"y": {name: value}}, "it").digest("y"),
+    ):
+        with pytest.raises(FormatError) as caught:
+            read("x")
+        assert len(str(caught.value)) < 200
+        assert str(caught.value).isprintable()
+
+
+def test_names_of_a_stranger_are_checked_before_they_are_used() -> None:
+    assert Fields({"a": 1, "b-2": 2}, "it").names("sets", 2, is_set_name) == ("a", "b-2")
+    for odd in ({"a": 1, "b": 2, "c": 3}, {"../x": 1}, {"": 1}, {"\x1b" * 10**6: 1}):
+        with pytest.raises(FormatError, match=r"of sets|up to 2 sets") as caught:
+            Fields(odd, "it").names("sets", 2, is_set_name)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(("name", "most"), [("MAX_CONTAINERS", b"[[],[]]"), ("MAX_COMMAS", b"[0,0,0]")])
+def test_a_document_of_too_many_values_is_not_parsed(monkeypatch: pytest.MonkeyPatch, name: str, most: bytes) -> None:
+    data = seal({"x": json.loads(most)})
+    assert unseal(data, "it").content["x"] == json.loads(most)
+    monkeypatch.setattr(documents, name, 3)
+    with pytest.raises(FormatError, match="lists and objects"):
+        unseal(data, "it")
+
+
+def test_long_documents_are_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, wide = seal({"x": "e" * 100}), seal({"x": "é" * 100})
+    monkeypatch.setattr(documents, "MAX_WIDE_BYTES", 150)
+    assert unseal(plain, "it").text("x") == "e" * 100
+    with pytest.raises(FormatError, match="not all ASCII"):
+        unseal(wide, "it")
+
+
+def test_packed_columns_are_measured_before_they_are_decoded() -> None:
+    column = documents.pack(np.arange(3, dtype=np.uint32))
+    assert Fields({"x": column}, "it").packed("x", "<u4", 3).tolist() == [0, 1, 2]
+    for odd in (column[:-4], column + "AAAA", "x" * 10**6, "", column.replace("A", "\n"), None, [column], "é" * 16):
+        with pytest.raises(FormatError, match="base64"):
+            Fields({"x": odd}, "it").packed("x", "<u4", 3)
+    assert Fields({"x": ""}, "it").packed("x", "<u4", 0).tolist() == []

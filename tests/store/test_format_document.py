@@ -17,8 +17,11 @@ from numcodecs.blosc import Blosc
 
 from embedkd.store import open_store  # for the tests at the end; the reader does not use it
 
-TYPES = {"float16": "<f2", "float32": "<f4", "uint8": "u1", "int32": "<i4", "int64": "<i8", "uint64": "<u8"}
+TYPES = {"float16": "<f2", "float32": "<f4", "uint8": "u1", "int8": "i1", "uint16": "<u2", "int32": "<i4"}
+TYPES |= {"int64": "<i8", "uint64": "<u8"}
+FILLS = {"float16": "NaN", "float32": "NaN", "int32": -1, "int8": -128, "uint16": 32704}
 SHELF = ("uint8", [0], [1])
+SAMPLES = [("rows/key", 1), ("rows/label", 1), ("rows/place", 2)]  # and how many axes they have
 DECIDING = {
     *("model", "weights_sha256", "outputs", "preprocess", "normalised"),
     *("precision", "logit_scale", "logit_bias", "random_weights", "layers", "tokenizer"),
@@ -97,19 +100,19 @@ class Store:
     def plain(self, folder: str) -> None:
         require(self.get(f"{folder}/zarr.json") == b'{"attributes":{},"node_type":"group","zarr_format":3}')
 
-    def metadata(self, folder: str, dtype: str, shape: list[int], chunk: list[int]) -> None:
+    def metadata(self, folder: str, dtype: str, shape: list[int], chunk: list[int], mark: str = "") -> None:
         size = np.dtype(TYPES[dtype]).itemsize
         blosc = {"typesize": size, "cname": "lz4", "clevel": 5, "shuffle": "bitshuffle", "blocksize": 0}
         endian = {"configuration": {"endian": "little"}} if size > 1 else {}
         expected = {
             "zarr_format": 3,
             "node_type": "array",
-            "attributes": {},
+            "attributes": {"embedkd": {"encoding": mark}} if mark else {},
             "shape": shape,
             "data_type": dtype,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "fill_value": "NaN" if dtype.startswith("float") else -1 if folder == "rows/label" else 0,
+            "fill_value": FILLS.get(dtype, 0),
             "codecs": [{"name": "bytes", **endian}, {"name": "blosc", "configuration": blosc}, {"name": "crc32c"}],
         }
         require(self.get(f"{folder}/zarr.json") == canonical(expected))
@@ -163,31 +166,73 @@ class Store:
                 require(set(commit["ok"]) == set(commit["bad"]) == set(outputs))
                 for name_of in outputs:
                     require(commit["ok"][name_of] + sum(commit["bad"][name_of].values()) == here["n"])
+                self.check_errors(commit, outputs)
+                require([r["key"] for r in commit["objects"]] == self.object_keys(name, outputs, slot))
                 return commit
         raise ValueError("a hole")
 
-    def read(self, name: str, output: str, slot: int) -> tuple[Any, Any, Any, Any]:
-        """Rows, status, key hashes and labels."""
+    def check_errors(self, commit: dict[str, Any], outputs: list[str]) -> None:
+        require(set(commit["error"]) == set(outputs))
+        for name, error in commit["error"].items():
+            require(len(error["histogram"]) == 11)
+            require(sum(error["histogram"]) == commit["ok"][name])
+            require(0 <= error["mean"] <= error["max"] <= 2)
+
+    def output(self, name: str, output: str) -> dict[str, Any]:
         (spec,) = (o for o in self.teacher(name)["spec"]["outputs"] if o["name"] == output)
-        total, n = len(self.slots) * self.capacity, self.slots[slot]["n"]
+        return dict(spec)
+
+    def arrays(self, name: str, output: str) -> list[tuple[str, str, list[int], list[int], str]]:
+        """5.4: folder, type, shape, chunk and mark of each array of an output, its status last."""
+        spec = self.output(name, output)
+        base, cap, slots = f"teachers/{name}/{output}", self.capacity, len(self.slots)
+        dim, encoding = spec["dim"], spec["encoding"]
+        rows, status = [slots * cap, dim], (f"{base}_status", "uint8", [slots * cap], [cap], "")
+        if encoding in {"float16", "float32"}:
+            return [(base, encoding, rows, [cap, dim], ""), status]
+        if encoding == "bfloat16":
+            return [(base, "uint16", rows, [cap, dim], encoding), status]
+        if encoding == "int8":
+            scale = (f"{base}_scale", "float32", [slots, dim], [1, dim], encoding)
+            return [scale, (base, "int8", rows, [cap, dim], encoding), status]
+        found = re.fullmatch("top([1-9][0-9]*)", encoding)
+        require(found is not None and output == "logits" and 1 <= int(found[1]) < dim)
+        k = int(found[1]) if found else 0
+        parts = [(f"{base}_topk_{part}", dtype) for part, dtype in (("index", "int32"), ("value", "float16"))]
+        return [*((folder, dtype, [slots * cap, k], [cap, k], encoding) for folder, dtype in parts), status]
+
+    def object_keys(self, name: str, outputs: list[str], slot: int) -> list[str]:
+        arrays = [array for output in outputs for array in self.arrays(name, output)]
+        mine = [(folder, len(chunk)) for folder, _, _, chunk, _ in arrays]
+        return ["/".join([f, "c", str(slot), *["0"] * (d - 1)]) for f, d in [*SAMPLES, *mine]]
+
+    def read(self, name: str, output: str, slot: int) -> tuple[Any, Any, Any, Any, Any]:
+        """Decoded rows, status, key hashes, labels and places."""
+        total, n, cap = len(self.slots) * self.capacity, self.slots[slot]["n"], self.capacity
         commit = self.commit(name, output, slot)
-        base, cap, dim = f"teachers/{name}/{output}", self.capacity, spec["dim"]
         parts = []
-        for folder, dtype, shape, chunk in (
-            (base, spec["dtype"], [total, dim], [cap, dim]),
-            (f"{base}_status", "uint8", [total], [cap]),
-            ("rows/key", "uint64", [total], [cap]),
-            ("rows/label", "int32", [total], [cap]),
+        for folder, dtype, shape, chunk, mark in (
+            *self.arrays(name, output),
+            ("rows/key", "uint64", [total], [cap], ""),
+            ("rows/label", "int32", [total], [cap], ""),
+            ("rows/place", "uint64", [total, 3], [cap, 3], ""),
         ):
-            self.metadata(folder, dtype, shape, chunk)
-            parts.append(self.chunk(folder, dtype, chunk, slot, commit["objects"])[:n])
-        rows, status, keys, labels = parts
+            self.metadata(folder, dtype, shape, chunk, mark)
+            whole = self.chunk(folder, dtype, chunk, slot, commit["objects"])
+            parts.append(whole if folder.endswith("_scale") else whole[:n])
+        *stored, status, keys, labels, places = parts
+        rows = decoded(self.output(name, output), stored, status == 1)
         require(digest(keys.tobytes()) == commit["keys"])
         require(((labels >= 0).sum(), labels.max(initial=-1)) == (commit["labelled"], commit["max_label"]))
         counts = {name_of: int((status == code).sum()) for name_of, code in STATUSES.items()}
         require({k: v for k, v in counts.items() if v} == commit["bad"][output])
+        end = 0
+        for offset, size, checksum in places.tolist():
+            require(offset >= end and size > 0 and checksum < 1 << 32)
+            end = offset + size
+        require(end <= self.slots[slot]["bytes"])
         require(np.array_equal(np.isfinite(rows).all(axis=1), status == 1))
-        return rows, status, keys, labels
+        return rows, status, keys, labels, places
 
     def class_set(self, name: str, set_name: str, output: str) -> tuple[dict[str, Any], Any, Any, Any]:
         """Facts, mean, count and spread."""
@@ -210,12 +255,41 @@ class Store:
         return facts, *arrays
 
 
+def decoded(spec: dict[str, Any], arrays: list[Any], ok: Any) -> Any:
+    """Section 5.4: rows, NaN where they are absent."""
+    encoding = spec["encoding"]
+    if encoding.startswith("float"):
+        return arrays[0]
+    if encoding == "bfloat16":
+        return (arrays[0].astype("<u4") << 16).view("<f4")
+    if encoding == "int8":
+        scale, codes = arrays
+        require(bool(((scale >= 0) & (scale <= np.finfo(np.float32).max / 127)).all()))
+        require(bool(((codes == -128) == ~ok[:, None]).all()))
+        return np.where(ok[:, None], codes.astype(np.float32) * scale, np.float32(np.nan))
+    index, values = arrays
+    rows = np.full((len(ok), spec["dim"]), np.nan, np.float32)
+    for at in range(len(ok)):
+        if not ok[at]:
+            require(bool((index[at] == -1).all() and np.isnan(values[at]).all()))
+            continue
+        places, logs = index[at].tolist(), values[at].astype(np.float64).tolist()
+        require(len(set(places)) == len(places) and min(places) >= 0 and max(places) < spec["dim"])
+        require(logs == sorted(logs, reverse=True) and logs[-1] > -math.inf and logs[0] <= 0)
+        shares = [math.exp(log) for log in logs]
+        require(sum(shares) <= 1.01)
+        rest = max(1 - sum(shares), 2.0**-24) / (spec["dim"] - len(places))
+        rows[at] = min(math.log(rest), logs[-1])
+        rows[at][places] = logs
+    return rows
+
+
 def averaged(store: Store, name: str, output: str, n: int, seed: int) -> dict[int, tuple[Any, int]]:
     """Section 6: choice and sums."""
     ranked: dict[int, list[Any]] = {}
     for slot, facts in enumerate(store.slots):
         if facts["split"] == "train":
-            rows, status, keys, labels = store.read(name, output, slot)
+            rows, status, keys, labels, _ = store.read(name, output, slot)
             for at in range(len(rows)):
                 if status[at] == 1 and labels[at] >= 0:
                     rank = bytes.fromhex(digest(keys[at].tobytes(), 8, str(seed).encode()))
@@ -237,6 +311,17 @@ def theirs(whole_store: Path) -> Store:
     return Store(whole_store)
 
 
+def test_the_reader_of_the_page_reads_every_encoding(encoded_store: Path) -> None:
+    theirs, view = Store(encoded_store), open_store(encoded_store).teacher()
+    assert {output.encoding for output in view.spec.outputs} == {"float16", "bfloat16", "int8", "top3"}
+    for output in view.outputs:
+        for slot in range(len(theirs.slots)):
+            read, found = view.read(slot, output), theirs.read(view.teacher_id, output, slot)[0]
+            np.testing.assert_allclose(found, read.rows, rtol=1e-6)
+            if output != "logits":  # sums of exponentials may differ in the last bit
+                assert found.tobytes() == read.rows.tobytes()
+
+
 def test_the_reader_of_the_page_reads_what_we_read(theirs: Store, whole_store: Path) -> None:
     ours = open_store(whole_store)
     assert sorted(p.name for p in (whole_store / "teachers").iterdir() if p.is_dir()) == list(ours.teacher_ids)
@@ -245,11 +330,12 @@ def test_the_reader_of_the_page_reads_what_we_read(theirs: Store, whole_store: P
         for output in view.outputs:
             for slot in range(len(ours.slots)):
                 read = view.read(slot, output)
-                rows, status, keys, labels = theirs.read(teacher_id, output, slot)
+                rows, status, keys, labels, places = theirs.read(teacher_id, output, slot)
                 assert rows.tobytes() == read.rows.tobytes()
                 np.testing.assert_array_equal(status, read.status)
                 np.testing.assert_array_equal(keys, read.keys)
                 np.testing.assert_array_equal(labels, read.labels)
+                np.testing.assert_array_equal(places, read.places)
 
 
 def test_the_reader_of_the_page_makes_our_class_means(theirs: Store, whole_store: Path) -> None:
@@ -265,7 +351,7 @@ def test_the_reader_of_the_page_makes_our_class_means(theirs: Store, whole_store
             assert rows == count[label]
         slots = [slot for slot, entry in enumerate(theirs.slots) if entry["split"] == "train"]
         base = f"teachers/{teacher_id}/cls"
-        wanted = ("rows/key/", "rows/label/", f"{base}/", f"{base}_status/")
+        wanted = ("rows/", f"{base}/", f"{base}_status/")
         records = [theirs.commit(teacher_id, "cls", slot)["objects"] for slot in slots]
         named = [[[r["key"], r["blake2b"]] for r in found if r["key"].startswith(wanted)] for found in records]
         listed = [list(pair) for pair in zip(slots, named, strict=True)]

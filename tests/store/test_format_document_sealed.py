@@ -1,4 +1,4 @@
-"""docs/store-format.md, 5.5 and 5.6, are enough: a reader of sealed stores that never lists and opens no commit.
+"""docs/store-format.md, 5.6 and 5.7, are enough: a reader of sealed stores that never lists and opens no commit.
 
 Like `test_format_document`, whose reader it extends, it knows nothing of embedkd.
 """
@@ -52,15 +52,15 @@ class SealedStore(Store):
         require(isinstance(found, str))
         return str(found)
 
-    def metadata(self, folder: str, dtype: str, shape: list[int], chunk: list[int]) -> None:
+    def metadata(self, folder: str, dtype: str, shape: list[int], chunk: list[int], mark: str = "") -> None:
         """Arrays of rows may have the length of another generation."""
-        if shape[0] == len(self.slots) * self.capacity and shape[0]:
+        if shape[0] == len(self.slots) * chunk[0] and shape[0]:
             earlier = [self.document(f"manifest/{g}.json") for g in range(self.manifest["generation"])]
-            lengths = [shape[0], *(len(manifest["slots"]) * self.capacity for manifest in earlier)]
+            lengths = [shape[0], *(len(manifest["slots"]) * chunk[0] for manifest in earlier)]
             found = json.loads(self.get(f"{folder}/zarr.json"))["shape"][0]
             require(found in lengths)
             shape = [found, *shape[1:]]
-        super().metadata(folder, dtype, shape, chunk)
+        super().metadata(folder, dtype, shape, chunk, mark)
 
     def commit(self, name: str, output: str, slot: int) -> dict[str, Any]:
         teacher = self.catalogue["teachers"][name]
@@ -76,9 +76,20 @@ class SealedStore(Store):
                 slots = numbers(index["slots"], "<u4").tolist()
                 require(slots == sorted(set(slots)))
                 require(len(slots) == facts["index"]["slots"])
+                self.check_joined(facts["index"]["error"], index["error"])
                 if slot in slots:
                     return self.from_index(name, plan, index, slots, slots.index(slot))
         raise ValueError("a hole")
+
+    def check_joined(self, joined: Any, columns: Any) -> None:
+        """5.7: what the catalogue says of errors is what the columns add up to."""
+        for output, error in joined.items():
+            mean, most = (numbers(columns[output][part], "<f8") for part in ("mean", "max"))
+            counts = numbers(columns[output]["histogram"], "<u2").reshape(-1, 11)
+            rows = counts.sum(axis=1)
+            require(error["histogram"] == counts.sum(axis=0).tolist())
+            require(error["max"] == most.max())
+            require(bool(np.isclose(error["mean"], (mean * rows).sum() / max(rows.sum(), 1), rtol=6e-3)))
 
     def from_index(self, name: str, plan: Any, index: Any, slots: list[int], at: int) -> dict[str, Any]:
         require(index["pass_digest"] == digest(canonical(plan)))
@@ -98,11 +109,19 @@ class SealedStore(Store):
         for o in plan["outputs"]:
             require(ok[o] + sum(bad[o].values()) == self.slots[slots[at]]["n"])
         number = slots[at]
-        keys = [f"rows/key/c/{number}", f"rows/label/c/{number}"]
-        for o in plan["outputs"]:
-            keys += [f"teachers/{name}/{o}/c/{number}/0", f"teachers/{name}/{o}_status/c/{number}"]
+        keys = self.object_keys(name, plan["outputs"], number)
         require(len(index["objects"]) == len(keys))
+        columns = {
+            o: {part: numbers(index["error"][o][part], "<f8") for part in ("mean", "max")} for o in plan["outputs"]
+        }
+        counts = {o: numbers(index["error"][o]["histogram"], "<u2").reshape(-1, 11) for o in plan["outputs"]}
+        error = {
+            o: {part: float(column[at]) for part, column in columns[o].items()} | {"histogram": counts[o][at].tolist()}
+            for o in plan["outputs"]
+        }
+        self.check_errors({"error": error, "ok": ok}, plan["outputs"])
         return {
+            "error": error,
             "digest": digests(index["commits"])[at],
             "keys": digests(index["keys"])[at],
             "labelled": numbers(index["labelled"], "<u4")[at],
@@ -150,15 +169,27 @@ def test_the_reader_of_the_page_reads_a_sealed_store(folder: Path, whole_store: 
         for output in view.outputs:
             for slot in range(len(ours.slots)):
                 read = view.read(slot, output)
-                rows, status, keys, labels = theirs.read(teacher_id, output, slot)
+                rows, status, keys, labels, places = theirs.read(teacher_id, output, slot)
                 assert rows.tobytes() == read.rows.tobytes()
                 np.testing.assert_array_equal(status, read.status)
                 np.testing.assert_array_equal(keys, read.keys)
                 np.testing.assert_array_equal(labels, read.labels)
+                np.testing.assert_array_equal(places, read.places)
                 found = theirs.commit(teacher_id, output, slot)
                 written = [c for k, c in commits.items() if teacher_id in k and c["digest"] == found["digest"]]
                 assert [c["slot"] for c in written] == [slot]
-                assert all(written[0][name] == found[name] for name in ("keys", "ok", "bad", "objects"))
+                assert all(written[0][name] == found[name] for name in ("keys", "ok", "bad", "error", "objects"))
+
+
+def test_the_reader_of_the_page_reads_a_sealed_store_of_every_encoding(encoded_store: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(encoded_store, tmp_path / "e"))
+    seal_store(LocalStorage(folder))
+    append_shards(LocalStorage(folder), (Shard("train-9.tar", "train", 4_096, 10, "e" * 64),))
+    theirs, view = SealedStore(folder), open_store(encoded_store).teacher()
+    for output in view.outputs:
+        for slot in range(len(view.store.slots)):
+            found = theirs.read(view.teacher_id, output, slot)[0]
+            np.testing.assert_allclose(found, view.read(slot, output).rows, rtol=1e-6)
 
 
 def test_the_digest_of_a_seal_is_that_of_all_that_it_names(folder: Path) -> None:

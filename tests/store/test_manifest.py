@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from embedkd.errors import FormatError, ShardError
 from embedkd.records import SPLITS, Shard
-from embedkd.sources.shards import shard_path
+from embedkd.sources.roots import ShardSource
+from embedkd.storage import LocalStorage
 from embedkd.store.documents import Fields
 from embedkd.store.manifest import Manifest, Slot, fitting_capacity, is_portable, resolve_root, slots_of
 
@@ -159,11 +160,39 @@ def test_members_of_later_versions_are_ignored() -> None:
     assert _read(document) == _manifest([9])
 
 
-@pytest.mark.parametrize("url", ["../x.tar", "a/../../x.tar", "/etc/passwd", "", "a\\b.tar", "http://x/y.tar"])
-def test_a_url_that_leaves_its_root_is_refused_where_it_is_used(url: str) -> None:
-    manifest = _read(_changed(3, url=url))
+ODD_URLS = ["../x.tar", "a/../../x.tar", "a/..", "..", "/etc/passwd", "", "a\\b.tar", "http://x/y.tar", "a://b"]
+
+
+@pytest.mark.parametrize("url", ODD_URLS)
+def test_a_url_that_leaves_its_root_is_refused(url: str) -> None:
+    with pytest.raises(FormatError, match="relative path"):
+        _read(_changed(3, url=url))
     with pytest.raises(ShardError, match="below its data folder"):
-        shard_path("data", manifest.shards[-1].url)
+        ShardSource(LocalStorage(Path("data")), url)
+
+
+@pytest.mark.parametrize("url", ["a/..b.tar", "b../c.tar", "...", "a:b/c.tar", "ä b/日本.tar", "a//b.tar", "\u200d"])
+def test_a_url_that_only_looks_strange_is_taken(url: str) -> None:
+    assert _read(_changed(3, url=url)).shards[-1].url == url
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "a\x7f", "\x85", "a\u2028b", "\ud800", "a\0b"])
+def test_no_name_holds_what_a_terminal_obeys(text: str) -> None:
+    for document in (_changed(3, url=text), *({**_manifest([9]).to_json(), **odd} for odd in _texts(text))):
+        with pytest.raises(FormatError) as caught:
+            _read(document)
+        assert str(caught.value).isprintable()
+
+
+def _texts(text: str) -> list[dict[str, Any]]:
+    return [{"classes": ["ant", text]}, {"root": text}, {"store_uuid": text}]
+
+
+def test_two_shards_of_one_name_are_refused() -> None:
+    document = _manifest([3, 4]).to_json()
+    document["slots"][1]["url"] = document["slots"][0]["url"]
+    with pytest.raises(FormatError, match="every shard once"):
+        _read(document)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,15 @@ def test_the_digest_is_the_one_in_its_file() -> None:
     assert f'"digest":"{PLAN.digest}"'.encode() in seal(PLAN.to_json())
 
 
+def test_members_of_later_versions_are_in_the_digest_that_commits_name() -> None:
+    later = seal({**PLAN.to_json(), "cooled": True})
+    read = Pass.from_json(unseal(later, "it"))
+    assert read == PLAN
+    assert f'"digest":"{read.digest}"'.encode() in later
+    assert read.digest != PLAN.digest
+    assert "own_digest" not in read.to_json()
+
+
 def test_the_id_is_a_function_of_outputs_and_views() -> None:
     assert PLAN.pass_id == "pass-" + blake2b_hex(b'[["cls","pooled"],1]')[:8]
     assert Pass(("cls", "pooled"), 1, 9, "another").pass_id == PLAN.pass_id

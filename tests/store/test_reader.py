@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from embedkd.errors import FormatError, HoleError, IntegrityError, StorageError, UnknownNameError
+from embedkd.errors import ConfigError, FormatError, HoleError, IntegrityError, StorageError, UnknownNameError
 from embedkd.records import DecodePolicy
 from embedkd.storage import LocalStorage
 from embedkd.store import EmbeddingStore, open_store
 from embedkd.store.documents import Fields, seal, seal_group
-from embedkd.store.reader import MAX_PIXELS, policy_facts, policy_of
+from embedkd.store.root import MAX_PIXELS, policy_facts, policy_of
 
 
 @pytest.fixture
@@ -117,10 +117,18 @@ def test_teachers_are_found_by_id_name_and_prefix(store: EmbeddingStore) -> None
         assert store.teacher(name).teacher_id == small
 
 
-@pytest.mark.parametrize("name", [None, "vit", "vit:", "clip:x"])
-def test_no_teacher_is_guessed(store: EmbeddingStore, name: str | None) -> None:
-    with pytest.raises(UnknownNameError, match="teacher of"):
+@pytest.mark.parametrize(("name", "called"), [(None, ""), ("vit", " called 'vit...'"), ("vit:", " called 'vit:...'")])
+def test_no_teacher_is_guessed(store: EmbeddingStore, name: str | None, called: str) -> None:
+    """All that are meant are listed, with the flag that chooses."""
+    with pytest.raises(ConfigError) as caught:
         store.teacher(name)
+    url, (other, small) = store.storage.url, store.teacher_ids
+    assert str(caught.value) == (f"{url} has 2 teachers{called}; name one with --teacher or teacher=: {other}, {small}")
+
+
+def test_a_teacher_that_is_not_there(store: EmbeddingStore) -> None:
+    with pytest.raises(UnknownNameError, match=r"^unknown teacher of .* 'clip:x'; known: vit-other-"):
+        store.teacher("clip:x")
 
 
 def test_a_name_that_is_wrong_is_wrong_with_one_teacher_too(tmp_path: Path, kit: Any) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from embedkd.errors import FormatError
-from embedkd.records import OutputSpec
-from embedkd.store import documents, manifest, passes, reader, schema
+from embedkd.records import MAX_SAMPLE_BYTES, OutputSpec
+from embedkd.store import documents, manifest, passes, root, schema
 from embedkd.store.schema import (
     MAX_CHUNK_BYTES,
     ArraySchema,
@@ -49,10 +49,19 @@ def test_widths_that_the_format_does_not_have(dim: int) -> None:
         check_output(OutputSpec("cls", dim))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "bfloat16", "float64", "object", "", "<f2"])
-def test_dtypes_that_this_version_does_not_have(dtype: str) -> None:
+@pytest.mark.parametrize("encoding", ["int4", "float64", "object", "", "<f2", "top", "top0", "top01", "top-1", "top5 "])
+def test_encodings_that_the_format_does_not_have(encoding: str) -> None:
     with pytest.raises(FormatError, match="float16, float32"):
-        check_output(OutputSpec("cls", 1, dtype))
+        check_output(OutputSpec("logits", 10, encoding))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("cls", "top5"), ("logits@2", "top5"), ("logits", "top10"), ("logits", "top99")]
+)
+def test_only_logits_are_cut_and_only_to_fewer_than_all(name: str, encoding: str) -> None:
+    with pytest.raises(FormatError, match="expected top<K> of 'logits' alone, and K below its width"):
+        check_output(OutputSpec(name, 10, encoding))
+    check_output(OutputSpec("logits", 10, "top9"))
 
 
 @pytest.mark.parametrize(
@@ -88,14 +97,16 @@ def test_capacities_are_powers_of_two() -> None:
 
 def test_one_slot_is_one_object_of_every_array() -> None:
     rows, status = output_schemas("t-00000000", OutputSpec("cls", 768), slots=5, capacity=1024)
-    key, label = row_schemas(slots=5, capacity=1024)
-    assert [s.chunk_key(3) for s in (key, label, rows, status)] == [
+    key, label, place = row_schemas(slots=5, capacity=1024)
+    assert [s.chunk_key(3) for s in (key, label, place, rows, status)] == [
         "rows/key/c/3",
         "rows/label/c/3",
+        "rows/place/c/3/0",
         "teachers/t-00000000/cls/c/3/0",
         "teachers/t-00000000/cls_status/c/3",
     ]
-    assert {s.shape[0] for s in (key, label, rows, status)} == {5 * 1024}
+    assert {s.shape[0] for s in (key, label, place, rows, status)} == {5 * 1024}
+    assert (place.dtype, place.shape[1:], place.chunk, place.fill) == ("uint64", (3,), (1024, 3), 0)
     assert [(s.dtype, s.fill) for s in (key, label, status)] == [("uint64", 0), ("int32", -1), ("uint8", 0)]
     assert np.isnan(rows.fill)
     assert rows.chunk_bytes == 1024 * 768 * 2
@@ -139,14 +150,18 @@ def test_limits_and_names_of_the_page_are_those_of_the_code() -> None:
         re.findall(r"^\| ([^|]+?) \| ([^|]+?) \|$", page[page.index("## 10") : page.index("## 11")], re.MULTILINE)
     )
     assert limits["capacity"] == f"{schema.MAX_CAPACITY:,}"
-    assert limits["slots"] == f"2^{schema.MAX_SLOTS.bit_length() - 1}"
+    assert limits["slots"] == f"{schema.MAX_SLOTS:,}"
     assert limits["width of an output"] == f"{schema.MAX_DIM:,}"
     assert limits["outputs of a pass"] == str(passes.MAX_OUTPUTS)
+    assert limits["bytes of a sample in its tar"] == f"2^{MAX_SAMPLE_BYTES.bit_length() - 1}"
     assert limits["classes"] == f"2^{schema.MAX_CLASSES.bit_length() - 1}"
-    assert limits["bytes of a chunk, uncompressed"] == f"2^{schema.MAX_CHUNK_BYTES.bit_length() - 1}"
+    assert (
+        limits["bytes of a chunk, or of all maps of a head, uncompressed"]
+        == f"2^{schema.MAX_CHUNK_BYTES.bit_length() - 1}"
+    )
     megabytes = [f"{size >> 20} MiB" for size in (documents.MAX_MANIFEST_BYTES, documents.MAX_DOCUMENT_BYTES)]
     assert limits["manifest, sealed index / other documents"] == " / ".join(megabytes)
-    assert f"number 1 to 2^{reader.MAX_PIXELS.bit_length() - 1}" in page
+    assert f"number 1 to 2^{root.MAX_PIXELS.bit_length() - 1}" in page
     assert f"`{manifest.SYMBOLIC}<name>`" in page
     for pattern in (schema._TEACHER_ID, schema._OUTPUT_NAME, schema._SET_NAME, passes._PASS_ID):
         assert f"`{pattern.pattern}`" in page

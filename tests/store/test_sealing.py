@@ -31,7 +31,7 @@ from embedkd.store import (
     write_class_set,
 )
 from embedkd.store.catalogue import Catalogue, catalogue_key
-from embedkd.store.documents import Fields, seal
+from embedkd.store.documents import Fields, pack, seal
 from tests.store.faults import disturbed
 
 
@@ -67,7 +67,9 @@ def everything(store: EmbeddingStore) -> Iterator[Any]:
             for slot in store.slots:
                 commit = view.committed(slot, output).to_json()
                 yield {name: value for name, value in commit.items() if name != "attempt"}
-                yield [array.tobytes() for array in vars(view.read(slot, output)).values()]
+                read = view.read(slot, output)
+                yield [a.tobytes() for a in (read.rows, read.status, read.keys, read.labels, read.places)]
+            yield view.error(output)
         for output in ("cls", "pooled"):
             if output in view.outputs:
                 yield view.class_set(None, output).mean.tobytes()
@@ -269,7 +271,7 @@ def packed(*numbers: int) -> str:
         (lambda i: i.update(slots=packed(0, 1, 2, 4, 3)), "rising order"),
         (lambda i: i.update(slots=packed(0, 1, 2, 3, 3)), "rising order"),
         (lambda i: i.update(slots=packed(0, 1, 2, 3)), "commits to be base64 of 4 times 32 bytes"),
-        (lambda i: i.update(slots=packed()), "expected commits of 1 outputs"),
+        (lambda i: i.update(slots=packed()), "expected commits of 5 arrays, got 0 of 5"),
         (lambda i: i.update(slots="AAA"), "slots to be base64"),
         (lambda i: i.update(slots="ÄÄÄ="), "slots to be base64"),
         (lambda i: i.update(slots=7), "slots to be base64"),
@@ -279,7 +281,11 @@ def packed(*numbers: int) -> str:
         (lambda i: i["ok"].update(cls=packed(8, 1, 4, 2, 0)), "does not count each row"),
         (lambda i: i["ok"].update(other=packed(8, 1, 4, 2, 0)), "does not cover the outputs"),
         (lambda i: i["bad"].pop("cls"), "does not cover the outputs"),
-        (lambda i: i["objects"].pop(), "expected commits of 1 outputs, got 3 arrays"),
+        (lambda i: i["error"].pop("cls"), "does not cover the outputs"),
+        (lambda i: i["error"]["cls"].pop("max"), "lacks 'max'"),
+        (lambda i: i["error"]["cls"].update(mean=i["error"]["cls"]["histogram"]), "mean to be base64"),
+        (lambda i: i["error"]["cls"].update(histogram=pack(np.ones((5, 11), np.uint16))), "say the error of each row"),
+        (lambda i: i["objects"].pop(), "expected commits of 5 arrays, got 5 of 4"),
         (lambda i: i["objects"][0].pop("crc32c"), "lacks 'crc32c'"),
         (lambda i: i.update(keys="AAAA"), "keys to be base64 of 5 times 32 bytes"),
         (lambda i: i.update(keys=i["commits"]), "rows/key of slot 0 does not fit its commit"),
@@ -390,4 +396,4 @@ def test_a_teacher_that_was_only_begun_stands_in_nobodys_way(whole_store: Path, 
         writer = PassWriter(open_store(store.storage), spec, plan)
         writer.write(store.slots[0], kit.rows(store.slots[0], spec, ("cls",)), {})
     assert begun == [0, *[1] * (len(begun) - 1)]
-    assert len(begun) == 9
+    assert len(begun) == 10

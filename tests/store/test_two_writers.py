@@ -12,7 +12,7 @@ import pytest
 from embedkd.errors import ConflictError, IntegrityError
 from embedkd.records import RowStatus
 from embedkd.store import EmbeddingStore, Pass, PassWriter, SlotRows, open_store
-from embedkd.store.encoding import quantise
+from tests.store.samples import encoded
 
 
 def _near(rows: SlotRows, by: float) -> SlotRows:
@@ -46,7 +46,7 @@ def test_a_near_second_writer_commits_what_is_there(
     assert {n: d for n, d in kit.files(store).items() if n != key} == {n: d for n, d in before.items() if n != key}
     assert (
         open_store(store.storage).teacher().read(0, "cls").rows.tobytes()
-        == quantise(rows.outputs["cls"], rows.status["cls"], "float16")[0].tobytes()
+        == encoded(rows.outputs["cls"], rows.status["cls"], "float16")[0].tobytes()
     )
 
 
@@ -162,7 +162,8 @@ for slot in slots:
     rows = {o.name: rng.normal(size=(slot.rows, o.dim)).astype(np.float32) for o in outputs}
     keys, ones = np.arange(slot.rows, dtype=np.uint64), np.ones(slot.rows, np.uint8)
     source = {"url": slot.shard.url, "bytes": 1024, "blake2b": slot.shard.blake2b}
-    made = SlotRows(keys, ones.astype(np.int32), rows, dict.fromkeys(rows, ones), source)
+    places = np.stack([keys * 100, 0 * keys + 100, keys], axis=1)
+    made = SlotRows(keys, ones.astype(np.int32), places, rows, dict.fromkeys(rows, ones), source)
     writer.write(slot, made, {"writer": number})
 """
 

@@ -155,3 +155,18 @@ def test_generations_have_to_follow_each_other(sealed: Path) -> None:
     path.write_bytes(seal(document))
     (problem,) = check_objects(open_store(sealed))
     assert problem == "manifest/1.json does not go on from generation 0"
+
+
+def test_every_seal_that_was_made_is_looked_at(whole_store: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole_store, tmp_path / "s"))
+    storage = LocalStorage(folder)
+    seal_store(storage)
+    append_shards(storage, (Shard("train-9.tar", "train", 4_096, 10, "e" * 64),))
+    seal_store(storage)
+    assert check_objects(open_store(folder)) == ()
+    first = folder / "sealed/0.json"
+    sound = first.read_bytes()
+    first.write_bytes(sound.replace(b'"number":0', b'"number":1'))
+    assert "sealed/0.json" in check_objects(open_store(folder))[0]
+    first.unlink()
+    assert "sealed/0.json is gone, a later one is there" in check_objects(open_store(folder))[0]

@@ -15,7 +15,7 @@ from embedkd.errors import FormatError, HoleError, IntegrityError, StoreError, U
 from embedkd.records import RowStatus
 from embedkd.store import EmbeddingStore, Pass, TeacherView, open_store
 from embedkd.store.documents import seal, seal_group
-from embedkd.store.encoding import quantise
+from tests.store.samples import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,17 +32,18 @@ def test_rows_are_what_the_teacher_said(view: TeacherView, kit: Any) -> None:
         for output, dtype in (("cls", "float16"), ("pooled", "float32"), ("logits", "float16")):
             outputs = ("logits",) if output == "logits" else ("cls", "pooled")
             said = kit.rows(slot, view.spec, outputs)
-            rows, status = quantise(said.outputs[output], said.status[output], dtype)
+            rows, status = encoded(said.outputs[output], said.status[output], dtype)
             read = view.read(slot, output)
             np.testing.assert_array_equal(read.rows, rows)
             np.testing.assert_array_equal(read.status, status)
             np.testing.assert_array_equal(read.keys, said.keys)
             np.testing.assert_array_equal(read.labels, said.labels)
-            dtypes = [array.dtype.name for array in (read.rows, read.status, read.keys, read.labels)]
-            assert dtypes == [dtype, "uint8", "uint64", "int32"]
-            again = view.read_labels(slot, output)
-            for ours, theirs in zip(again, (read.keys, read.labels, read.status), strict=True):
-                np.testing.assert_array_equal(ours, theirs)
+            np.testing.assert_array_equal(read.places, said.places)
+            arrays = (read.rows, read.status, read.keys, read.labels, read.places)
+            assert [array.dtype.name for array in arrays] == [dtype, "uint8", "uint64", "int32", "uint64"]
+            again = view.read_samples(slot, output)
+            for name in ("keys", "labels", "places", "status"):
+                np.testing.assert_array_equal(getattr(again, name), getattr(read, name))
             assert view.read(slot.index, output).rows.tobytes() == read.rows.tobytes()
 
 
@@ -77,7 +78,7 @@ def test_a_hole_raises_and_says_how_to_go_on(tmp_path: Path, kit: Any) -> None:
     view = open_store(tmp_path / "s").teacher()
     assert not writer.is_committed(store.slots[2])
     assert [slot.index for slot in view.holes("cls")] == [2]
-    for read in (view.read, view.read_labels):
+    for read in (view.read, view.read_samples):
         with pytest.raises(HoleError, match=r"slot 2 \(train-1.tar\) .* has no cls; run embedkd precompute again"):
             read(store.slots[2], "cls")
     assert view.read(1, "cls").rows.shape == (3, 6), "the others are there"
@@ -119,6 +120,13 @@ def forge_commit(tmp_path: Path, kit: Any) -> Any:
     return write
 
 
+def count_one_more(commit: dict[str, Any]) -> None:
+    """As if the row without an image had one."""
+    commit["ok"]["cls"] = 8
+    commit["bad"]["cls"] = {}
+    commit["error"]["cls"]["histogram"][0] += 1
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -129,15 +137,15 @@ def forge_commit(tmp_path: Path, kit: Any) -> Any:
         (lambda c: c.update(decode="0" * 64), "another decode policy"),
         (lambda c: c["source"].update(bytes=1), "other bytes than the manifest's train-0.tar"),
         (lambda c: c["source"].update(blake2b="0" * 64), "other bytes than the manifest's train-0.tar"),
-        (lambda c: c.update(ok={"cls": 8}, bad={"cls": {}}), "does not cover the outputs of its pass"),
+        (lambda c: [c[name].pop("cls") for name in ("ok", "bad", "error")], "does not cover the outputs of its pass"),
         (lambda c: c.update(max_label=3), "label 3, the manifest names 3 classes"),
         (lambda c: c.update(max_label=0), "rows/label of slot 0 does not fit its commit"),
         (lambda c: c.update(labelled=8), "rows/label of slot 0 does not fit its commit"),
         (lambda c: c.update(keys="0" * 64), "rows/key of slot 0 does not fit its commit"),
-        (lambda c: (c["ok"].update(cls=8), c["bad"].update(cls={})), "cls_status of slot 0 does not fit its commit"),
+        (lambda c: count_one_more(c), "cls_status of slot 0 does not fit its commit"),
         (lambda c: c.update(objects=[]), "does not name rows/key/c/0"),
         (lambda c: c["objects"][0].update(bytes=7), "rows/key/c/0 is not the one that was recorded"),
-        (lambda c: c["objects"][2].update(key="../../etc/passwd"), "does not name teachers/"),
+        (lambda c: c["objects"][3].update(key="../../etc/passwd"), "does not name teachers/"),
     ],
 )
 def test_forged_commits_have_to_fit_everything_else(forge_commit: Any, change: Any, says: str) -> None:

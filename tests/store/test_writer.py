@@ -10,8 +10,7 @@ import pytest
 from embedkd.errors import ConflictError, FormatError, IntegrityError, StoreError
 from embedkd.records import OutputSpec, RowStatus
 from embedkd.store import EmbeddingStore, Pass, PassWriter, SlotRows, open_store
-from embedkd.store.encoding import quantise
-from embedkd.store.writer import same_rows
+from tests.store.samples import encoded
 
 PLAN = Pass(("cls", "pooled"), 8, 1, "a processor")
 
@@ -27,16 +26,17 @@ def test_what_is_written_is_read(writer: PassWriter, store: EmbeddingStore, rows
         read = view.read(slot, output)
         spec = view.spec.output(output)
         assert spec is not None
-        expected, status = quantise(rows.outputs[output], rows.status[output], spec.dtype)
+        expected, status = encoded(rows.outputs[output], rows.status[output], spec.encoding)
         np.testing.assert_array_equal(read.rows, expected)
         np.testing.assert_array_equal(read.status, status)
         np.testing.assert_array_equal(read.keys, rows.keys)
         np.testing.assert_array_equal(read.labels, rows.labels)
+        np.testing.assert_array_equal(read.places, rows.places)
     assert view.commit(slot, "cls") == commit
     assert (commit.rows, commit.labelled, commit.max_label) == (8, 7, 1)
     assert commit.ok == {"cls": 7, "pooled": 7}
     assert commit.bad == {"cls": {"decode_error": 1}, "pooled": {"decode_error": 1}}
-    assert [entry.key for entry in commit.objects][:2] == ["rows/key/c/0", "rows/label/c/0"]
+    assert [entry.key for entry in commit.objects][:3] == ["rows/key/c/0", "rows/label/c/0", "rows/place/c/0/0"]
 
 
 def test_the_commit_is_the_last_write(store: EmbeddingStore, writer: PassWriter, rows: SlotRows, kit: Any) -> None:
@@ -74,6 +74,8 @@ def test_the_commit_is_the_last_write(store: EmbeddingStore, writer: PassWriter,
         ({"keys": np.zeros(7, np.uint64)}, r"expected 8 rows, got \[7, 8\]"),
         ({"labels": np.full(8, 3, np.int32)}, "expected labels below 3"),
         ({"labels": np.full(8, -2, np.int32)}, "a label of -1 where there is none"),
+        ({"places": np.zeros((7, 3), np.uint64)}, r"expected 8 rows, got \[7, 8\]"),
+        ({"places": np.zeros((8, 3), np.uint64)}, "expected places within the tar"),
         ({"status": {"cls": np.zeros(8, np.uint8)}}, "expected a status of 1 to 5"),
         ({"status": {"cls": np.full(8, 6, np.uint8)}}, "expected a status of 1 to 5"),
         ({"source": {"url": "x", "bytes": 1, "blake2b": "a" * 64}}, "another tar"),
@@ -117,7 +119,7 @@ def test_descriptions_split_no_teacher(store: EmbeddingStore, writer: PassWriter
         ({}, Pass(("text",), 8, 1, "x"), StoreError, "has no output 'text'; it has: cls, pooled, logits"),
         ({}, Pass(("cls", "cls"), 8, 1, "x"), FormatError, "different outputs"),
         ({}, Pass(("cls",), 8, 1, "x", views=2), FormatError, "2 views"),
-        ({"outputs": (OutputSpec("cls", 8, "int8"),)}, Pass(("cls",), 8, 1, "x"), FormatError, "got 'int8'"),
+        ({"outputs": (OutputSpec("cls", 8, "int4"),)}, Pass(("cls",), 8, 1, "x"), FormatError, "got 'int4'"),
         ({"outputs": (OutputSpec("classes", 8),)}, Pass(("classes",), 8, 1, "x"), FormatError, "output name"),
         ({"outputs": (OutputSpec("../x", 8),)}, Pass(("../x",), 8, 1, "x"), FormatError, "output name"),
         ({"outputs": (OutputSpec("cls", 1 << 20),)}, Pass(("cls",), 8, 1, "x"), FormatError, "width"),
@@ -154,19 +156,3 @@ def test_a_writer_leaves_another_teacher_or_pass_alone(store: EmbeddingStore, wr
     (folder / PLAN.pass_id / "pass.json").write_bytes((theirs / other.plan.pass_id / "pass.json").read_bytes())
     with pytest.raises(IntegrityError, match="of other outputs"):
         PassWriter(store, kit.spec(), PLAN)
-
-
-def test_same_rows() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(50, 64)).astype(np.float16)
-    rows[3] = np.nan
-    rows[4] = 0
-    assert same_rows(rows, rows.copy())
-    nudged = rows.copy()
-    nudged[0] = nudged[0] * np.float16(1.001)
-    assert same_rows(rows, nudged), "a row of zeros is itself"
-    for changed in (nudged * np.float16(1.02), -rows, rows[::-1], np.nan_to_num(rows)):
-        assert not same_rows(rows, changed)
-        assert not same_rows(changed, rows)
-    assert same_rows(np.arange(5), np.arange(5))
-    assert not same_rows(np.arange(5), np.arange(5)[::-1])
