@@ -25,9 +25,14 @@ EmbedKDError
 Messages are for people: one or two lines that say what was expected, what came, and what to do next. The command line
 prints them without a traceback and exits with code 1. Errors of other libraries are renamed at the boundary, with
 ``raise ... from``.
+
+Much of what is shown to people was written by strangers: class names, licences, names of shards. `printable` is the one
+place that makes it harmless; every message, line, table and page goes through it.
 """
 
+import re
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,10 +40,41 @@ if TYPE_CHECKING:
 
 
 _SHOWN_NAMES = 30  # of a table, where none is near to what came
+_SHOWN_CHARACTERS = 100  # of one of them
+_COMPARED_NAMES = 1_000  # comparing takes up to a millisecond a name, and a table may be a stranger's
+# What terminals and browsers act on, hide, or cannot encode: controls, line ends, marks that turn text around, tags and
+# halves of surrogates. Joiners (U+200C, U+200D) stay: scripts and emoji need them.
+_ACTIVE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    r"""Text of a stranger on one line: what a terminal or a browser would act on or hide is spelt out.
+
+    Args:
+        text: Any text.
+        limit: Characters of it that are shown at most; the rest becomes three dots.
+
+    >>> print(printable("\x1b[31mred\n\u202eabc"), printable("x" * 50, 8))
+    \x1b[31mred\n\u202eabc xxxxx...
+    """
+    cut = text if limit is None or len(text) <= limit else text[: limit - 3] + "..."
+    return _ACTIVE.sub(lambda found: repr(found[0])[1:-1], cut)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text of our own that may have several lines."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 class EmbedKDError(Exception):
     """Base of every error that embedkd raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message, whatever a stranger's texts in it hold; line ends are ours."""
+        return printable_lines(super().__str__())
 
 
 class ConfigError(EmbedKDError):
@@ -56,11 +92,12 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: str, valid: "Iterable[str]") -> None:
         known = sorted(valid)
-        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        shown = [printable(one, _SHOWN_CHARACTERS) for one in islice(known, _COMPARED_NAMES)]
+        near = get_close_matches(name[:_SHOWN_CHARACTERS], shown, n=3, cutoff=0.5)
         more = f" and {len(known) - _SHOWN_NAMES} more" if len(known) > _SHOWN_NAMES else ""
-        listed = f"known: {', '.join(known[:_SHOWN_NAMES]) or 'none'}{more}"
+        listed = f"known: {', '.join(shown[:_SHOWN_NAMES]) or 'none'}{more}"
         hint = f"did you mean {' or '.join(near)}?" if near else listed
-        super().__init__(f"unknown {kind} '{name}'; {hint}")
+        super().__init__(f"unknown {kind} '{printable(name, _SHOWN_CHARACTERS)}'; {hint}")
         self.kind = kind
         self.name = name
         self.valid = tuple(known)

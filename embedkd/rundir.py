@@ -9,6 +9,8 @@
 
 Files are replaced whole (`embedkd.storage.write_atomic`); metrics.jsonl grows, and is cut back to the checkpoint when a
 run goes on, so that no line is there twice.
+
+Run folders are passed on and compared, so they are read as a stranger's: plain files alone, of bounded size and depth.
 """
 
 import json
@@ -20,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedkd.config import Config
-from embedkd.errors import CheckpointError, TrainingError
+from embedkd.errors import CheckpointError, StorageError, TrainingError
+from embedkd.records import is_shallow
 from embedkd.storage import write_all, write_atomic, write_error
+from embedkd.storage.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +35,11 @@ T = TypeVar("T")
 
 _PACKAGES = ("embedkd", "torch", "torchvision", "timm", "numpy", "pillow", "webdataset", "numcodecs", "safetensors")
 _SHOWN_KEYS = 4
+MAX_DOCUMENT_BYTES = 4 << 20
+MAX_METRICS_BYTES = 256 << 20
+MAX_METRICS_LINES = 1 << 20
+_MAX_LINE_BYTES = 64 << 10
+_MAX_DEPTH = 32
 
 
 @dataclass(frozen=True)
@@ -135,11 +144,17 @@ class RunDir:
         """The lines of metrics.jsonl, or those of one kind ("train", "validation").
 
         A last line without its end is left out: the run may be writing it.
+
+        Raises:
+            TrainingError: They cannot be read, or are not what a run writes.
         """
         if not self.metrics.exists():
             return []
-        *lines, _ = self.metrics.read_bytes().split(b"\n")
-        records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        data = _read(self.metrics, MAX_METRICS_BYTES)
+        if data.count(b"\n") > MAX_METRICS_LINES:
+            raise TrainingError(f"{self.metrics} has more than {MAX_METRICS_LINES} lines; no run logs so many")
+        *lines, _ = data.split(b"\n")
+        records = [_record(line, self.metrics) for line in lines]
         return [record for record in records if kind in {None, record["kind"]}]
 
 
@@ -229,16 +244,41 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a run folder.
 
     Raises:
-        TrainingError: It is not there or not JSON.
+        TrainingError: It is not there, not JSON, or nothing that a run would write.
     """
+    return _object(_read(path, MAX_DOCUMENT_BYTES), path)
+
+
+def _read(path: Path, limit_bytes: int) -> bytes:
     try:
-        document = json.loads(path.read_bytes())
+        data = read_regular(path, limit_bytes)
     except FileNotFoundError as error:
         raise TrainingError(f"expected a run folder with {path.name}, {path.parent} has none") from error
-    except (OSError, ValueError) as error:
+    except (OSError, StorageError) as error:
+        raise TrainingError(f"{path} cannot be read: {error}") from error
+    if len(data) > limit_bytes:
+        raise TrainingError(f"{path} is longer than {limit_bytes} bytes; no run writes so much")
+    return data
+
+
+def _record(line: bytes, path: Path) -> dict[str, Any]:
+    if len(line) > _MAX_LINE_BYTES:
+        raise TrainingError(f"{path} has a line of more than {_MAX_LINE_BYTES} bytes; no run writes so much")
+    record = _object(line, path)
+    if not isinstance(record.get("kind"), str):
+        raise TrainingError(f"{path}: expected lines that name their kind; cut it back to those that do")
+    return record
+
+
+def _object(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise TrainingError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise TrainingError(f"{path}: expected a JSON object, got {type(document).__name__}")
+    if not is_shallow(document, _MAX_DEPTH):
+        raise TrainingError(f"{path} is nested more than {_MAX_DEPTH} deep; no run writes that")
     return document
 
 

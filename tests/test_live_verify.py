@@ -15,7 +15,7 @@ from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, SlotRows, TeacherView, create_store, open_store
 from embedkd.teachers import LoadOptions
-from tests.tiny import OUTPUTS, SPEC, TinyTeacher, said_of, write_shard
+from tests.tiny import OUTPUTS, SPEC, TinyTeacher, places_in, said_of, write_shard
 
 ROWS = {"train-0.tar": 7, "val-0.tar": 4}
 
@@ -58,7 +58,8 @@ def write_store(
         source = {"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b}
         hashes = np.array([key_hash(name) for name in names], np.uint64)
         labels = np.zeros(len(names), np.int32)
-        writer.write(slot, SlotRows(hashes, labels, said, dict.fromkeys(OUTPUTS, status), source), {})
+        places = places_in(folder / "data" / slot.shard.url)
+        writer.write(slot, SlotRows(hashes, labels, places, said, dict.fromkeys(OUTPUTS, status), source), {})
     return open_store(store.storage).teacher()
 
 

@@ -10,7 +10,7 @@ from embedkd.progress import Silent
 from embedkd.sources.pack import read_source
 from embedkd.sources.shards import list_data
 from embedkd.training import train
-from embedkd.training.objective import build_terms
+from embedkd.training.terms import build_terms
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 
@@ -18,6 +18,7 @@ PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_names_of_a_pipeline_exist(path: Path) -> None:
     config = load_config(path)
+    assert build_terms(config.losses, config.loss_options)
     for run in config.demo.runs:
         assert build_terms(run.losses, config.loss_options)
 

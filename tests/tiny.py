@@ -14,6 +14,9 @@ from PIL import Image
 
 from embedkd.errors import TeacherError
 from embedkd.records import OutputSpec, Preprocess, TeacherSpec
+from embedkd.sources.index import index_shard
+from embedkd.sources.roots import ShardSource
+from embedkd.storage import LocalStorage
 from embedkd.teachers import Backbone
 
 PX = 6
@@ -137,11 +140,22 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]], form: int = tarf
     return path
 
 
+def tar_at(path: Path) -> ShardSource:
+    """A tar on the disk."""
+    return ShardSource(LocalStorage(path.parent), path.name)
+
+
 def write_shard(path: Path, rows: int, *, labels: bool = True) -> list[str]:
     """A tar of so many samples; their keys."""
     keys = [f"{path.stem}/{number:03d}" for number in range(rows)]
     write_tar(path, [m for n, key in enumerate(keys) for m in sample(key, n % CLASSES if labels else None)])
     return keys
+
+
+def places_in(path: Path, first: int = 0, count: int | None = None) -> NDArray[np.uint64]:
+    """Places of some samples of a tar: u64 [n, 3]."""
+    found = index_shard(tar_at(path)).samples[first : None if count is None else first + count]
+    return np.array([sample.place for sample in found], np.uint64).reshape(-1, 3)
 
 
 def lasting(store: Path) -> dict[str, bytes | dict[str, object]]:

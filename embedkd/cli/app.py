@@ -11,10 +11,13 @@ import typer
 from embedkd import __version__
 from embedkd.cli.data import pack_command
 from embedkd.cli.demo import demo_command
+from embedkd.cli.info import info_command
+from embedkd.cli.losses import losses_command
+from embedkd.cli.output import say
 from embedkd.cli.runs import evaluate_command, report_command, train_command
 from embedkd.cli.store_operations import register
 from embedkd.cli.stores import average_command, precompute_command, store_app
-from embedkd.cli.tables import losses_command, students_command
+from embedkd.cli.students import export_command, students_command
 from embedkd.cli.teachers import teachers_command
 from embedkd.cli.tuning import finetune_command, head_command
 from embedkd.cli.verify import verify_command
@@ -35,7 +38,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"embedkd {__version__}")
+        say(f"embedkd {__version__}")
         raise typer.Exit
 
 
@@ -55,9 +58,11 @@ app.command("finetune")(finetune_command)
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
+app.command("export")(export_command)
 app.command("teachers")(teachers_command)
 app.command("students")(students_command)
 app.command("losses")(losses_command)
+store_app.command("info")(info_command)
 store_app.command("verify")(verify_command)
 register(store_app)
 app.add_typer(store_app, name="store")
@@ -71,12 +76,15 @@ def main() -> None:
         app()
     except EmbedKDError as error:
         word = "stopped" if isinstance(error, Interrupted) else "error"
-        typer.echo(f"{word}: {error}".removeprefix("stopped: ") if word == "stopped" else f"error: {error}", err=True)
+        say(f"{word}: {error}".removeprefix("stopped: ") if word == "stopped" else f"error: {error}", err=True)
+        sys.exit(1)
+    except MemoryError:
+        say("error: this takes more memory than there is; end other programs, or use a machine with more", err=True)
         sys.exit(1)
     except SystemExit as ended:
         if ended.code != _TYPERS_CTRL_C:
             raise
-        typer.echo("stopped; the same command goes on from what is finished", err=True)
+        say("stopped; the same command goes on from what is finished", err=True)
         sys.exit(1)
     except BrokenPipeError:
         # Whoever read the output (head, less) has left; leave without a second error from the interpreter's own flush.

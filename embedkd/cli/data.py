@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from embedkd.cli.output import say
 from embedkd.cli.progress import watcher
 from embedkd.records import SPLITS
 
@@ -34,7 +35,7 @@ def pack_command(
         on_shard=lambda shard: watch.line(f"{shard.url}: {shard.rows} samples, {shard.size_bytes / 2**20:.1f} MiB"),
     )
     counts = ", ".join(f"{packed.rows(split)} {split}" for split in SPLITS if packed.rows(split))
-    typer.echo(f"{out}: {len(packed.shards)} shards, {len(packed.classes)} classes, {counts}")
+    say(f"{out}: {len(packed.shards)} shards, {len(packed.classes)} classes, {counts}")
     if packed.ignored:
-        typer.echo(f"  {packed.ignored} files are no images and were left out")
-    typer.echo(f"next: embedkd precompute --teacher packaged:efficientnet-lite0 --data {out}")
+        say(f"  {packed.ignored} files are no images and were left out")
+    say(f"next: embedkd precompute --teacher packaged:efficientnet-lite0 --data {out}")

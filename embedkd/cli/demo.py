@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedkd.cli.options import ConfigFile, Sets
-from embedkd.cli.output import print_rows
+from embedkd.cli.output import print_rows, say
 from embedkd.cli.progress import watcher
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def demo_command(
 
     settings = load_config(config or demo_config(), sets=sets or [])
     result = run_demo(settings, out, watcher())
-    typer.echo("")
+    say("")
     header = ("student", "test top-1", "95 % interval", "k-NN", "peak memory", "time")
     print_rows(header, [_row(student) for student in result.students])
     steps = ", ".join(f"{step} {taken:.0f} s" for step, taken in result.seconds.items())
-    typer.echo(f"\n{sum(result.seconds.values()):.0f} s in all ({steps})")
-    typer.echo(f"report: {result.report}")
+    say(f"\n{sum(result.seconds.values()):.0f} s in all ({steps})")
+    say(f"report: {result.report}")
 
 
 def _row(student: "DemoStudent") -> tuple[str, ...]:

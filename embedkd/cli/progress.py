@@ -5,7 +5,8 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import typer
+from embedkd.cli.output import say
+from embedkd.errors import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,17 +45,17 @@ class Bars:
         self._unit = unit
         self._done = 0
         self._bar = Progress(
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<12}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]:>7.1f} " + unit + "/s"),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
         )
         self._bar.start()
-        self._task = self._bar.add_task(task, total=total, note="", rate=0.0)
+        self._task = self._bar.add_task(printable(task), total=total, note="", rate=0.0)
 
     def advance(self, count: int, note: str = "") -> None:
         """See `Progress.advance`."""
@@ -63,7 +64,7 @@ class Bars:
             rate = self._done / max(time.monotonic() - self._started, 1e-9)
             self._bar.update(self._task, advance=count, rate=rate)
             if note:
-                self._bar.update(self._task, note=note)
+                self._bar.update(self._task, note=printable(note))
 
     def end(self) -> None:
         """See `Progress.end`."""
@@ -73,7 +74,7 @@ class Bars:
 
     def line(self, text: str) -> None:
         """See `Progress.line`."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable_lines(text), markup=False, soft_wrap=True)
 
 
 class Lines:
@@ -99,7 +100,7 @@ class Lines:
 
     def line(self, text: str) -> None:
         """See `Progress.line`."""
-        typer.echo(text, err=True)
+        say(text, err=True)
 
     def _print(self) -> None:
         self._printed = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from embedkd.cli.options import AsJson, ConfigFile, Data, Sets
-from embedkd.cli.output import print_json, print_rows
+from embedkd.cli.output import print_json, print_rows, say
 from embedkd.cli.progress import watcher
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]
@@ -24,7 +24,14 @@ class SplitName(StrEnum):
 def train_command(
     targets: Annotated[str | None, typer.Option(help="The embedding store.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Which teacher, where the store has several.")] = None,
-    student: Annotated[str | None, typer.Option(help="vit-tiny, vit-base, ...; see embedkd students.")] = None,
+    class_set: Annotated[str | None, typer.Option(help="Which class means, other than the default.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="vit-tiny, vit-base, timm:resnet18, ...; see embedkd students.")
+    ] = None,
+    image_px: Annotated[int | None, typer.Option(help="Height and width of the student's images.")] = None,
+    mask_ratio: Annotated[
+        float | None, typer.Option(help="Share of an image's patches that a transformer does not see while training.")
+    ] = None,
     data: Data = None,
     out: Annotated[str | None, typer.Option(help="The run folder.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
@@ -35,6 +42,7 @@ def train_command(
         list[str] | None,
         typer.Option(metavar="NAME=WEIGHT", help="A loss of the sum; naming one replaces the default recipe."),
     ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Losses and weights by a name; see embedkd losses.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     allow_partial: Annotated[
         bool | None, typer.Option("--allow-partial", help="Leave out samples that have no target.")
@@ -57,7 +65,10 @@ def train_command(
     values: dict[str, Any] = {
         "train.targets": targets,
         "train.teacher": teacher,
+        "train.class_set": class_set,
         "student.name": student,
+        "student.image_px": image_px,
+        "student.mask_ratio": mask_ratio,
         "data.shards": data,
         "train.out": out,
         "train.epochs": epochs,
@@ -65,6 +76,7 @@ def train_command(
         "optimiser.lr": lr,
         "train.seed": seed,
         "losses": _weights(loss),
+        "recipe": recipe,
         "train.allow_partial": allow_partial,
         "train.allow_view_mismatch": allow_view_mismatch,
         "train.allow_random_teacher": allow_random_teacher,
@@ -74,8 +86,8 @@ def train_command(
     if as_json:
         print_json(result.to_json())
         return
-    typer.echo(result)
-    typer.echo(f"next: embedkd evaluate {settings.train.out}; embedkd report {settings.train.out}")
+    say(result)
+    say(f"next: embedkd evaluate {settings.train.out}; embedkd report {settings.train.out}")
 
 
 def evaluate_command(
@@ -92,7 +104,7 @@ def evaluate_command(
     if as_json:
         print_json(found)
         return
-    typer.echo(f"{run}: {found['rows']} {found['split']} images of {found['data']}")
+    say(f"{run}: {found['rows']} {found['split']} images of {found['data']}")
     print_rows(("metric", "value", "95 % interval"), [_metric(name, e) for name, e in found["metrics"].items()])
 
 
@@ -103,7 +115,7 @@ def report_command(
     """Write one self-contained HTML page about runs."""
     from embedkd.report import write_report
 
-    typer.echo(write_report(runs, out))
+    say(write_report(runs, out))
 
 
 def _metric(name: str, estimate: dict[str, float | None]) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from embedkd.cli.options import AsJson
-from embedkd.cli.output import print_json, print_rows
+from embedkd.cli.output import print_json, print_rows, say
 from embedkd.cli.progress import watcher
 from embedkd.errors import ConfigError, StoreError
 
@@ -41,13 +41,16 @@ def seal_command(store: StorePath, dry_run: DryRun = False, as_json: AsJson = Fa
         print_json({"store": store, "dry_run": dry_run, **asdict(report)})
         return
     if not report.new:
-        typer.echo(f"{store} is sealed as it is: seal {report.number}, {report.digest}")
+        say(f"{store} is sealed as it is: seal {report.number}, {report.digest}")
         return
-    typer.echo(
-        f"{store}: seal {report.number}{_would(dry_run)}, {report.index_bytes} bytes of indexes, {report.digest}"
-    )
-    rows = [(teacher, run, f"{n}/{report.slots}") for teacher, of in report.passes.items() for run, n in of.items()]
-    print_rows(("teacher", "pass", "slots"), rows)
+    say(f"{store}: seal {report.number}{_would(dry_run)}, {report.index_bytes} bytes of indexes, {report.digest}")
+    rows = [
+        (teacher, run, f"{n}/{report.slots}", output, f"{error.mean:.1e}", f"{error.max:.1e}")
+        for teacher, of in report.passes.items()
+        for run, n in of.items()
+        for output, error in report.errors[teacher][run].items()
+    ]
+    print_rows(("teacher", "pass", "slots", "output", "error", "largest"), rows)
 
 
 def append_command(store: StorePath, data: Shards, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -76,10 +79,10 @@ def append_command(store: StorePath, data: Shards, dry_run: DryRun = False, as_j
     if as_json:
         print_json({"store": store, "dry_run": dry_run, **asdict(report)})
     elif not report.shards:
-        typer.echo(f"{store} has all {len(shards)} shards already; nothing to append")
+        say(f"{store} has all {len(shards)} shards already; nothing to append")
     else:
-        typer.echo(f"{store}: {report.shards} shards, {report.rows} samples appended{_would(dry_run)}")
-        typer.echo("next: embedkd precompute with the same teacher and --out, then embedkd store seal")
+        say(f"{store}: {report.shards} shards, {report.rows} samples appended{_would(dry_run)}")
+        say("next: embedkd precompute with the same teacher and --out, then embedkd store seal")
 
 
 def merge_command(
@@ -107,12 +110,10 @@ def merge_command(
     if as_json:
         print_json({"store": out, "dry_run": dry_run, **asdict(report)})
         return
-    typer.echo(
-        f"{out}: {report.shards} shards in {report.slots} slots of up to {report.capacity} rows{_would(dry_run)}"
-    )
-    typer.echo(f"  slots of passes: {report.written} written, {report.present} there already, {report.holes} missing")
+    say(f"{out}: {report.shards} shards in {report.slots} slots of up to {report.capacity} rows{_would(dry_run)}")
+    say(f"  slots of passes: {report.written} written, {report.present} there already, {report.holes} missing")
     if report.class_sets:
-        typer.echo(f"  {report.class_sets} class sets are not merged; next: embedkd average {out}")
+        say(f"  {report.class_sets} class sets are not merged; next: embedkd average {out}")
 
 
 def subset_command(
@@ -139,8 +140,8 @@ def subset_command(
     if as_json:
         print_json({"store": target, "dry_run": dry_run, **asdict(report)})
         return
-    typer.echo(f"{target}: {report.kept} of {report.rows} samples in {report.shards} shards{_would(dry_run)}")
-    typer.echo(f"  slots of passes: {report.written} written, {report.present} there already")
+    say(f"{target}: {report.kept} of {report.rows} samples in {report.shards} shards{_would(dry_run)}")
+    say(f"  slots of passes: {report.written} written, {report.present} there already")
 
 
 def copy_command(store: StorePath, target: Target, dry_run: DryRun = False, as_json: AsJson = False) -> None:
@@ -152,7 +153,7 @@ def copy_command(store: StorePath, target: Target, dry_run: DryRun = False, as_j
     if as_json:
         print_json({"store": store, "target": target, "dry_run": dry_run, **asdict(report)})
     else:
-        typer.echo(
+        say(
             f"{target}: {report.objects} objects, {report.bytes} bytes copied{_would(dry_run)}; "
             f"{report.present} were there already"
         )
@@ -177,17 +178,15 @@ def diff_command(
     if as_json:
         print_json({"store": store, "other": other, **_without_nan(facts)})
         return
-    typer.echo(
-        f"shards: {found.shards} in both, {len(found.only[0])} in {store} alone, {len(found.only[1])} in {other} alone"
-    )
+    say(f"shards: {found.shards} in both, {len(found.only[0])} in {store} alone, {len(found.only[1])} in {other} alone")
     for url in found.changed:
-        typer.echo(f"  {url} is another shard")
+        say(f"  {url} is another shard")
     for same, what in ((found.same_classes, "class names"), (found.same_decoding, "decode policies")):
         if not same:
-            typer.echo(f"other {what}")
+            say(f"other {what}")
     for place, names in zip((store, other), found.only_teachers, strict=True):
         for name in names:
-            typer.echo(f"teacher {name} is in {place} alone")
+            say(f"teacher {name} is in {place} alone")
     rows = [
         (
             o.output if o.teachers[0] == o.teachers[1] else f"{o.output} ({' / '.join(o.teachers)})",
@@ -213,14 +212,17 @@ def repair_command(store: StorePath, dry_run: DryRun = False, as_json: AsJson = 
         print_json({"store": store, "dry_run": dry_run, **asdict(report)})
         return
     for problem in report.problems:
-        typer.echo(problem)
-    for verb, keys in (("restored", report.metadata), ("dropped", [*report.objects, *report.commits])):
+        say(problem)
+    dropped = [*report.objects, *report.commits, *report.parts]
+    for verb, keys in (("restored", report.metadata), ("dropped", dropped)):
         for key in keys:
-            typer.echo(f"{'would be ' * dry_run}{verb}: {key}")
+            say(f"{'would be ' * dry_run}{verb}: {key}")
     if report.commits or report.objects:
-        typer.echo("next: embedkd precompute with the same teacher and --out")
-    elif not report.metadata and not report.problems:
-        typer.echo(f"{store} has nothing to repair")
+        say("next: embedkd precompute with the same teacher and --out")
+    if report.parts:
+        say("next: embedkd average and embedkd head, with the same settings, make class sets and heads again")
+    if not dropped and not report.metadata and not report.problems:
+        say(f"{store} has nothing to repair")
 
 
 def card_command(store: StorePath, dry_run: DryRun = False) -> None:
@@ -229,7 +231,7 @@ def card_command(store: StorePath, dry_run: DryRun = False) -> None:
     from embedkd.store import write_card
 
     text = write_card(open_storage(store), dry_run=dry_run)
-    typer.echo(text if dry_run else f"{store}/README.md")
+    say(text if dry_run else f"{store}/README.md")
 
 
 def _would(dry_run: bool) -> str:

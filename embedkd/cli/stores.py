@@ -1,19 +1,21 @@
 """``embedkd precompute``, ``average`` and ``store``."""
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedkd.cli.options import AsJson, ConfigFile, Data, Sets
-from embedkd.cli.output import print_json, print_rows
+from embedkd.cli.options import AsJson, ConfigFile, Data, Sets, StorePath
+from embedkd.cli.output import print_json, say
 from embedkd.cli.progress import watcher
+from embedkd.errors import ConfigError
+from embedkd.records import ELSEWHERE
 
 if TYPE_CHECKING:
     from embedkd.precompute import PrecomputeResult
 
 store_app = typer.Typer(help="Look at embedding stores.", no_args_is_help=True)
-StorePath = Annotated[str, typer.Argument(metavar="STORE", help="The embedding store.")]
 
 
 def precompute_command(
@@ -25,6 +27,14 @@ def precompute_command(
     out: Annotated[str | None, typer.Option(help="The store; an existing one is gone on with.")] = None,
     outputs: Annotated[
         str | None, typer.Option(help="Comma-separated outputs, e.g. cls,image,text,cls@-4; by default each teacher's.")
+    ] = None,
+    encoding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[OUTPUT=]ENCODING",
+            help="float16 (the default), float32, bfloat16, int8, or top<K> of logits, e.g. top10: for all outputs, or "
+            "for one (cls=int8); repeat it for several.",
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a forward pass.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
@@ -54,6 +64,7 @@ def precompute_command(
         "precompute.teachers": teacher or None,
         "precompute.out": out,
         "precompute.outputs": None if outputs is None else [name.strip() for name in outputs.split(",")],
+        "precompute.encoding": encoding or None,
         "precompute.batch_size": batch_size,
         "precompute.device": device,
         "precompute.compile": compile_teacher,
@@ -73,94 +84,77 @@ def precompute_command(
     if as_json:
         print_json(asdict(result))
     else:
-        _print_result(result)
+        _print_result(result, settings.data.shards or EMBEDDED_DATA)
 
 
-def _print_result(result: "PrecomputeResult") -> None:
+def _print_result(result: "PrecomputeResult", data: str) -> None:
     names = ", ".join(entry.teacher_id for entry in result.teachers)
     if not result.computed:
-        typer.echo(f"{result.store} is finished: {result.rows} rows of {names}; nothing to do")
+        say(f"{result.store} is finished: {result.rows} rows of {names}; nothing to do")
     else:
         rate = result.computed / max(result.seconds, 1e-9)
         unit = "images" if len(result.teachers) == 1 else "rows"
-        typer.echo(
+        say(
             f"{result.store}: {result.computed} of {result.rows * len(result.teachers)} rows computed "
             f"in {result.seconds:.1f} s ({rate:.1f} {unit}/s)"
         )
     for entry in result.teachers:
         if len(result.teachers) > 1:
-            typer.echo(f"{entry.teacher_id}: {entry.computed} of {result.rows} rows computed")
+            say(f"{entry.teacher_id}: {entry.computed} of {result.rows} rows computed")
         if entry.random_weights:
-            typer.echo("  random weights: rows for dry runs; train refuses them without --allow-random-teacher")
+            say("  random weights: rows for dry runs; train refuses them without --allow-random-teacher")
         for output, sets in entry.class_sets.items():
-            typer.echo(f"  {output}: class means {', '.join(sets) or 'none (no labels)'}")
+            say(f"  {output}: class means {', '.join(sets) or 'none (no labels)'}")
         if entry.bad:
             reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in entry.bad.items())
-            typer.echo(f"  rows without an embedding: {reasons}")
+            say(f"  rows without an embedding: {reasons}")
     if result.computed:
-        typer.echo(f"next: embedkd train --targets {result.store}{_flags(result)} --student vit-tiny")
+        say(f"next: embedkd train --targets {result.store}{_flags(result, data)} --student vit-tiny")
 
 
-def _flags(result: "PrecomputeResult") -> str:
-    """What train must be told about this store."""
+def _flags(result: "PrecomputeResult", data: str) -> str:
+    """What train must be told about this store: where its shards lie if no path leads to them from where it lies."""
     from embedkd.store import open_store
 
-    first = result.teachers[0]
-    several = len(open_store(result.store).teacher_ids) > 1
-    return (f" --teacher {first.teacher_id}" if several else "") + (
-        " --allow-random-teacher" if first.random_weights else ""
+    store, first = open_store(result.store), result.teachers[0]
+    flags = (
+        f"--data {shlex.quote(data)}" if store.data_root == ELSEWHERE else "",
+        f"--teacher {first.teacher_id}" if len(store.teacher_ids) > 1 else "",
+        "--allow-random-teacher" if first.random_weights else "",
     )
+    return "".join(f" {flag}" for flag in flags if flag)
 
 
 def average_command(
     store: StorePath,
     per_class: Annotated[int | None, typer.Option(help="Samples a class; a class with fewer uses all.")] = None,
     seed: Annotated[int | None, typer.Option(help="Chooses the samples.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="mean|median|trimmed", help="The centre of a class; of each dimension.")
+    ] = None,
+    trim: Annotated[
+        float | None,
+        typer.Option(help="Share of values that --method trimmed leaves out at each side; 0.1 by default."),
+    ] = None,
     output: Annotated[str | None, typer.Option(help="One output; all by default.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Which teacher, where the store has several.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the class set.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the class set; by default from method, number and seed.")] = None,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Let classes without a training row through, as NaN.")
+    ] = False,
 ) -> None:
     """Average stored rows of the training split, class by class."""
     from embedkd.config import load_config
     from embedkd.precompute import add_class_set
     from embedkd.store import open_store
 
-    settings = load_config(values={"average.per_class": per_class, "average.seed": seed}).average
+    values = {"per_class": per_class, "seed": seed, "method": method, "trim": trim}
+    settings = load_config(values={f"average.{key}": value for key, value in values.items()}).average
+    if trim is not None and settings.method != "trimmed":
+        raise ConfigError(f"--trim belongs to --method trimmed, the method is {settings.method}")
     view = open_store(store).teacher(teacher)
     for one in [output] if output else view.outputs:
-        made = add_class_set(view, one, settings, watcher(), name)
+        made = add_class_set(view, one, settings, watcher(), name, allow_empty=allow_empty)
         if made is not None:
             filled = int((made.count > 0).sum())
-            typer.echo(
-                f"{one}: class set {made.name}, {filled} of {len(made.count)} classes, {int(made.count.sum())} rows"
-            )
-
-
-@store_app.command("info")
-def store_info(store: StorePath, as_json: AsJson = False) -> None:
-    """What is in a store."""
-    from embedkd.precompute import describe_store
-
-    facts = describe_store(store)
-    if as_json:
-        print_json(facts)
-        return
-    typer.echo(f"{facts['store']} (format {facts['format']}, {facts['store_uuid']})")
-    splits = ", ".join(f"{count} {split}" for split, count in facts["splits"].items())
-    typer.echo(f"data: {facts['data']}, {facts['shards']} shards, {facts['rows']} samples ({splits})")
-    classes = facts["classes"]
-    typer.echo(f"classes: {len(classes) if classes else 'not named'}; rows a slot: {facts['capacity']}")
-    for teacher in facts["teachers"]:
-        typer.echo(f"\n{teacher['id']}: {teacher['model']} ({teacher['licence'] or 'licence not given'})")
-        rows = [
-            (
-                o["name"],
-                str(o["dim"]),
-                o["dtype"],
-                f"{o['committed']}/{facts['slots']}",
-                str(o["usable"]),
-                ", ".join(o["class_sets"]) or "-",
-            )
-            for o in teacher["outputs"]
-        ]
-        print_rows(("output", "width", "dtype", "slots", "rows", "class sets"), rows)
+            say(f"{one}: class set {made.name}, {filled} of {len(made.count)} classes, {int(made.count.sum())} rows")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedkd.cli.options import AsJson
-from embedkd.cli.output import print_json, print_rows
+from embedkd.cli.output import print_json, print_rows, say
 
 if TYPE_CHECKING:
     from embedkd.records import OutputSpec, TeacherSpec
@@ -48,8 +48,8 @@ def teachers_command(
     width = max(map(len, facts))
     for label, value in facts.items():
         if value not in (None, "", []):
-            typer.echo(f"{label.replace('_', ' '):<{width}}  {_text(value)}")
-    typer.echo(f"\nuse it: embedkd precompute --teacher {name} --data SHARDS")
+            say(f"{label.replace('_', ' '):<{width}}  {_text(value)}")
+    say(f"\nuse it: embedkd precompute --teacher {name} --data SHARDS")
 
 
 def _list(families: "dict[str, Any]", *, as_json: bool) -> None:
@@ -63,7 +63,7 @@ def _list(families: "dict[str, Any]", *, as_json: bool) -> None:
         print_json(found)
         return
     for number, (family, entries) in enumerate(found.items()):
-        typer.echo(f"{'' if number == 0 else chr(10)}{family}: {_KINDS[family]}")
+        say(f"{'' if number == 0 else chr(10)}{family}: {_KINDS[family]}")
         rows = [
             (
                 entry["teacher"].partition(":")[2],
@@ -76,7 +76,7 @@ def _list(families: "dict[str, Any]", *, as_json: bool) -> None:
         ]
         if rows:
             print_rows(("teacher", "outputs and widths", "parameters", "preprocess", "licence"), rows)
-    typer.echo("\nembedkd teachers NAME shows one; a folder that one of these libraries saved is a name too")
+    say("\nembedkd teachers NAME shows one; a folder that one of these libraries saved is a name too")
 
 
 def _known_facts(resolved: "ResolvedName", known: "KnownModel") -> Facts:

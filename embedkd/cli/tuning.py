@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from embedkd.cli.options import AsJson, ConfigFile, Data, Sets
-from embedkd.cli.output import print_json
+from embedkd.cli.output import print_json, say
 from embedkd.cli.progress import watcher
 
 
@@ -71,8 +71,8 @@ def finetune_command(
     if as_json:
         print_json(result.to_json())
         return
-    typer.echo(result)
-    typer.echo(f"next: embedkd precompute --teacher {_as_path(result.out)} --data {settings.data.shards}")
+    say(result)
+    say(f"next: embedkd precompute --teacher {_as_path(result.out)} --data {settings.data.shards}")
 
 
 def head_command(
@@ -111,8 +111,8 @@ def head_command(
     if as_json:
         print_json(result.to_json())
         return
-    typer.echo(result)
-    typer.echo(f"next: embedkd train --targets {result.store} --teacher {result.derived_id}")
+    say(result)
+    say(f"next: embedkd train --targets {result.store} --teacher {result.derived_id}")
 
 
 def _as_path(folder: str) -> str:

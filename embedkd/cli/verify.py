@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedkd.cli.options import AsJson, Data
-from embedkd.cli.output import print_json, print_rows
+from embedkd.cli.output import print_json, print_rows, say
 from embedkd.cli.progress import watcher
 from embedkd.errors import IntegrityError
 
@@ -61,7 +61,7 @@ def verify_command(
         for report in found:
             _show(report)
         for problem in problems:
-            typer.echo(problem)
+            say(problem)
     _refuse(opened, found, problems)
 
 
@@ -94,16 +94,16 @@ def _compare_digests(store: "EmbeddingStore") -> list[str]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    typer.echo(report["id"])
+    say(report["id"])
     rows = [
         (c["output"], f"{c['committed']}/{c['slots']}", str(c["rows"]), str(c["usable"]), str(c["class_sets"]))
         for c in report["outputs"]
     ]
     print_rows(("output", "slots", "rows", "usable", "class sets"), rows)
     for problem in report["problems"]:
-        typer.echo(f"  {problem}")
+        say(f"  {problem}")
     if report["live"]:
-        typer.echo("live:")
+        say("live:")
         rows = [
             (c["output"], str(c["rows"]), f"{c['cosine_mean']:.7f}", f"{c['cosine_min']:.7f}", f"{c['max_error']:.2e}")
             for c in report["live"]

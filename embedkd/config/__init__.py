@@ -5,8 +5,8 @@ are looked up where their tables are, so here they are text.
 """
 
 from embedkd.config.loading import load_config
+from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES, Recipe
 from embedkd.config.sections import (
-    CLIP_EMBED_KD,
     AugmentConfig,
     AverageConfig,
     Config,
@@ -21,7 +21,8 @@ from embedkd.config.sections import (
 from embedkd.config.tuning import FinetuneConfig, HeadConfig
 
 __all__ = [
-    "CLIP_EMBED_KD",
+    "DEFAULT_RECIPE",
+    "RECIPES",
     "AugmentConfig",
     "AverageConfig",
     "Config",
@@ -32,6 +33,7 @@ __all__ = [
     "HeadConfig",
     "OptimiserConfig",
     "PrecomputeConfig",
+    "Recipe",
     "StudentConfig",
     "TrainConfig",
     "load_config",

@@ -4,7 +4,8 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 from embedkd.config.conversion import TypedText
-from embedkd.config.sections import CLIP_EMBED_KD, Config
+from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES, expand_recipe
+from embedkd.config.sections import Config
 from embedkd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ def load_config(
 
     Args:
         path: The file; None has only the defaults below the rest.
-        values: Dotted key to a value of the key's type; None is a flag that was not given.
+        values: Dotted key to a value of the key's type; None is a flag that was not given. ``recipe``, here or at the
+            top of the file, names losses with their weights.
         sets: ``section.key=value`` each; the value in TOML, where text needs no quotes and ``none`` unsets.
 
     Raises:
-        ConfigError: The file cannot be read, or a value cannot be used.
-        UnknownNameError: A key that is not there.
+        ConfigError: The file cannot be read, a value cannot be used, or there are a recipe and losses.
+        UnknownNameError: A key or a recipe that is not there.
 
     >>> load_config(sets=["train.epochs=3", "student.name=vit-base"]).train.epochs
     3
@@ -33,6 +35,7 @@ def load_config(
     for key, value in (values or {}).items():
         if value is not None:
             _put(document, key, value)
+    expand_recipe(document)
     for text in sets:
         key, separator, typed = text.partition("=")
         if not separator:
@@ -54,7 +57,7 @@ def _put(document: dict[str, Any], key: str, value: object) -> None:
     """Set one dotted key of a document of tables; one weight of ``losses`` leaves the default recipe's others."""
     *tables, last = key.split(".")
     if tables == ["losses"]:
-        document.setdefault("losses", dict(CLIP_EMBED_KD))
+        document.setdefault("losses", dict(RECIPES[DEFAULT_RECIPE].losses))
     for name in tables:
         document = document.setdefault(name, {})
         if not isinstance(document, dict):

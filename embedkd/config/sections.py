@@ -3,11 +3,11 @@
 import math
 import re
 from dataclasses import asdict, dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from embedkd.config.checks import require, require_weights
+from embedkd.config.checks import require, require_encodings, require_weights
 from embedkd.config.conversion import read_dataclass
+from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES
 from embedkd.config.tuning import FinetuneConfig, HeadConfig
 from embedkd.errors import UnknownNameError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 Option: TypeAlias = bool | int | float | str
 LossWeights: TypeAlias = dict[str, float]
 
-CLIP_EMBED_KD: "Mapping[str, float]" = MappingProxyType({"cross_entropy": 0.5, "class_contrastive": 0.5})
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -55,6 +54,7 @@ class PrecomputeConfig:
         class_prompts: Templates that class names are put into for class texts: "clip", "simple" or a file; None makes
             no class texts.
         max_bad_fraction: A shard with a greater share of samples without an embedding stops the run.
+        encoding: How rows are kept: "int8" for all outputs, "cls=int8" for one, "top10" for logits; float16 otherwise.
     """
 
     teachers: tuple[str, ...] = ("packaged:efficientnet-lite0",)
@@ -72,6 +72,7 @@ class PrecomputeConfig:
     trust_code: str | None = None
     class_prompts: str | None = None
     max_bad_fraction: float = 0.1
+    encoding: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(len(self.teachers) >= 1, "precompute.teachers", "at least one name", self.teachers)
@@ -84,6 +85,7 @@ class PrecomputeConfig:
             "at least 0",
             self.decode_workers,
         )
+        require_encodings(self.encoding, "precompute.encoding")
         if self.capacity is not None:
             fits = 1 <= self.capacity <= 16_384 and self.capacity.bit_count() == 1
             require(fits, "precompute.capacity", "a power of two up to 16384", self.capacity)
@@ -96,13 +98,18 @@ class AverageConfig:
     Attributes:
         per_class: Samples of the training split a class; a class with fewer uses all it has.
         seed: Chooses them.
+        method: "mean", "median" of each dimension, or "trimmed", the mean without the largest and smallest values.
+        trim: The share of values that "trimmed" leaves out at each side.
     """
 
     per_class: int = 100
     seed: int = 0
+    method: Literal["mean", "median", "trimmed"] = "mean"
+    trim: float = 0.1
 
     def __post_init__(self) -> None:
         require(self.per_class >= 1, "average.per_class", "at least 1", self.per_class)
+        require(0 < self.trim < 0.5, "average.trim", "above 0 and below 0.5", self.trim)
 
 
 @dataclass(frozen=True)
@@ -110,11 +117,14 @@ class StudentConfig:
     """``[student]``: the model that learns.
 
     Attributes:
-        name: Name in the table of students.
+        name: The paper's (``vit-base``), any model of timm (``timm:resnet18``), or torchvision's name of one; ``@`` and
+            a file, an export or a run folder gives it weights to begin with, and so does a tag of timm.
         image_px: Height and width of its input.
         patch_px: Height and width of a patch; None takes the student's own.
         drop_path: Probability that a residual branch of the last block is left out while training.
         dropout: Of attention weights while training.
+        mask_ratio: Share of an image's patches that the student does not see while training.
+        options: Further arguments of timm's model (``drop_rate``, ``global_pool``, ...).
     """
 
     name: str = "vit-tiny"
@@ -122,6 +132,8 @@ class StudentConfig:
     patch_px: int | None = None
     drop_path: float = 0.0
     dropout: float = 0.0
+    mask_ratio: float = 0.0
+    options: dict[str, Option] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         require(self.image_px >= 1, "student.image_px", "at least 1", self.image_px)
@@ -130,6 +142,7 @@ class StudentConfig:
             require(fits, "student.patch_px", f"a divisor of student.image_px = {self.image_px}", self.patch_px)
         require(0 <= self.drop_path < 1, "student.drop_path", "at least 0 and below 1", self.drop_path)
         require(0 <= self.dropout < 1, "student.dropout", "at least 0 and below 1", self.dropout)
+        require(0 <= self.mask_ratio < 1, "student.mask_ratio", "at least 0 and below 1", self.mask_ratio)
 
 
 @dataclass(frozen=True)
@@ -264,7 +277,7 @@ class DemoConfig:
 
     runs: tuple[DemoRun, ...] = (
         DemoRun("supervised", {"cross_entropy": 1.0}),
-        DemoRun("clip-embed-kd", dict(CLIP_EMBED_KD)),
+        DemoRun("clip-embed-kd", dict(RECIPES[DEFAULT_RECIPE].losses)),
         DemoRun("sample-contrastive", {"cross_entropy": 0.5, "sample_contrastive": 0.5}, allow_view_mismatch=True),
     )
 
@@ -277,8 +290,8 @@ class DemoConfig:
 class Config:
     """Everything about a run; the sections of a TOML file.
 
-    ``[losses]`` of a file takes the place of the default recipe as a whole; ``--set losses.NAME=WEIGHT`` changes one
-    weight of what is there, and a weight of 0 leaves a loss out.
+    ``[losses]`` of a file, or ``recipe`` at its top, takes the place of the default recipe as a whole;
+    ``--set losses.NAME=WEIGHT`` changes one weight of what is there, and a weight of 0 leaves a loss out.
 
     Attributes:
         losses: Name of a loss to its weight in the sum.
@@ -292,7 +305,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    losses: LossWeights = field(default_factory=lambda: dict(CLIP_EMBED_KD))
+    losses: LossWeights = field(default_factory=lambda: dict(RECIPES[DEFAULT_RECIPE].losses))
     loss_options: dict[str, dict[str, Option]] = field(default_factory=dict)
     demo: DemoConfig = field(default_factory=DemoConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)

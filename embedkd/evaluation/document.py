@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedkd.errors import TrainingError
+from embedkd.errors import TrainingError, printable
 from embedkd.evaluation.estimate import Estimate
 from embedkd.rundir import RunDir, read_json, write_json
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = 1
+_SHOWN = 200  # characters of what a file that is none holds
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Evaluation:
         facts = dict(document)
         try:
             if facts.pop("format") != FORMAT:
-                raise TrainingError(f"expected an evaluation of format {FORMAT}, got {document['format']!r}")
+                came = printable(repr(document["format"]), _SHOWN)
+                raise TrainingError(f"expected an evaluation of format {FORMAT}, got {came}")
             facts["metrics"] = {str(name): Estimate(**value) for name, value in facts["metrics"].items()}
             return cls(**facts)
         except (KeyError, TypeError, AttributeError) as error:
-            raise TrainingError(f"this is no evaluation of a student: {error}") from error
+            raise TrainingError(f"this is no evaluation of a student: {printable(str(error), _SHOWN)}") from error
 
 
 def write_evaluation(run: RunDir, evaluation: Evaluation) -> None:

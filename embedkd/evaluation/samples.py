@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from embedkd.errors import JoinError, SourceError, StoreError, TrainingError
+from embedkd.errors import JoinError, SourceError, StorageError, StoreError, TrainingError
 from embedkd.join import Samples, shard_samples
 from embedkd.records import SPLITS, Split
 from embedkd.sources.shards import index_shards, list_data
@@ -24,7 +24,7 @@ def own_splits(config: "Config") -> Splits:
     """
     try:
         data = open_data(config, ())
-    except (StoreError, SourceError) as error:
+    except (StoreError, SourceError, StorageError) as error:
         raise TrainingError(f"{error}\nthe run was trained on it; name the shards to evaluate with --data") from error
     found = {"train": data.train, "val": data.val, "test": data.test}
     return {split: samples for split in SPLITS if (samples := found[split]) is not None}
@@ -34,7 +34,7 @@ def shard_splits(data: str, class_names: "Sequence[str] | None") -> Splits:
     """The splits of any shards that have samples.
 
     Args:
-        data: Folder, glob, brace pattern or symbolic name.
+        data: Folder, URL, glob, brace pattern or symbolic name.
         class_names: Of the student, in the order of its logits, where they are known.
 
     Raises:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import TrainingError
 from embedkd.evaluation import Estimate, Evaluation, proportion, read_evaluation
+from embedkd.report.members import CONFIG, EVALUATION, LINES, RESULT, STUDENT, check_members
 from embedkd.rundir import RunDir, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from embedkd.report.members import Members
 
 Record = dict[str, Any]
 
@@ -51,7 +54,7 @@ class Run:
     @cached_property
     def losses(self) -> "Mapping[str, float]":
         """Active losses and their weights."""
-        weights = self.fact("losses") or self.config.get("losses", {})
+        weights = self.fact("losses") or self.config.get("losses") or {}
         return {name: weight for name, weight in weights.items() if weight}
 
     @property
@@ -126,7 +129,7 @@ class Run:
 
     def setting(self, section: str, key: str) -> Any:
         """One value of the config."""
-        return self.config.get(section, {}).get(key)
+        return (self.config.get(section) or {}).get(key)
 
 
 def read_runs(paths: "Sequence[Path]") -> tuple[Run, ...]:
@@ -151,19 +154,19 @@ def read_run(path: Path, name: str) -> Run:
         TrainingError: It holds no run, or a file in it cannot be read.
     """
     folder = RunDir(path)
-    config = read_json(folder.config)
-    student = read_json(folder.student) if folder.student.exists() else None
+    student = _checked(folder.student, STUDENT) if folder.student.exists() else None
     evaluation = read_evaluation(folder)
+    if evaluation is not None:
+        check_members(evaluation.to_json(), EVALUATION, path)
     current = evaluation is not None and evaluation.weights_blake2b == (student or {}).get("weights_blake2b")
-    try:
-        lines = folder.read_metrics()
-    except ValueError as error:
-        raise TrainingError(f"{folder.metrics} cannot be read: {error}") from error
+    lines = folder.read_metrics()
+    for line in lines:
+        check_members(line, LINES.get(line["kind"], {}), folder.metrics)
     return Run(
         name=name,
-        config=config,
+        config=_checked(folder.config, CONFIG),
         environment=read_json(folder.environment) if folder.environment.exists() else {},
-        result=folder.read_result(),
+        result=_checked(folder.result, RESULT) if folder.result.exists() else None,
         student=student,
         evaluation=evaluation if current else None,
         outdated=evaluation is not None and not current,
@@ -171,6 +174,10 @@ def read_run(path: Path, name: str) -> Run:
         steps=tuple(line for line in lines if line["kind"] == "train"),
         validations=tuple(line for line in lines if line["kind"] == "validation"),
     )
+
+
+def _checked(path: Path, members: "Members") -> Record:
+    return check_members(read_json(path), members, path)
 
 
 def distinct_names(paths: "Sequence[Path]") -> list[str]:

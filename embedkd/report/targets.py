@@ -62,7 +62,7 @@ def _store_facts(url: str, store: EmbeddingStore, view: TeacherView) -> Facts:
     outputs = [spec for name in view.spec.ordered(view.outputs) if (spec := view.spec.output(name)) is not None]
     classes = store.class_names
     return [
-        ("Outputs", ", ".join(f"{output.name} ({output.dim}, {output.dtype})" for output in outputs)),
+        ("Outputs", ", ".join(f"{output.name} ({output.dim}, {output.encoding})" for output in outputs)),
         ("Store", f"{url}, id {store.uuid}"),
         ("Shards", f"{units.count(len(store.shards))} of {store.manifest.root}"),
         ("Samples", ", ".join(f"{units.count(count)} {split}" for split, count in rows.items())),

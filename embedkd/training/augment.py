@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torchvision import transforms
 
+from embedkd.students.spec import IMAGENET_MEAN, IMAGENET_STD
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from PIL import Image
     from torch import Tensor
-
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 class Augment:

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from embedkd.errors import TrainingError, UnknownNameError
+from embedkd.errors import TrainingError
 from embedkd.join import Samples, shard_samples, stored_samples
 from embedkd.records import blake2b_hex, canonical_json
-from embedkd.sources.shards import index_shards, list_data
-from embedkd.store import default_name, open_store, set_names
-from embedkd.training.objective import TeacherFacts
+from embedkd.sources.shards import index_shards, list_data, root_of
+from embedkd.store import open_store
+from embedkd.store.schema import MAX_CLASSES
+from embedkd.training.targets import TermTargets, default_output, find_targets, identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from embedkd.config import Config
     from embedkd.records import Split
     from embedkd.store import TeacherView
-    from embedkd.training.objective import Term
+    from embedkd.training.terms import Term
 
 _HELD_OUT: "tuple[Split, Split]" = ("val", "test")
 
@@ -33,7 +32,7 @@ class TrainingData:
         test: Samples that the best student is reported on; likewise.
         num_classes: Width of the student's logits.
         class_names: In label order, where the data names them.
-        teacher: What the objective needs to know; None without a store.
+        targets: What each loss that has a teacher compares with, by the loss's name.
         teacher_name: Of the teacher whose targets are used.
         identity: Part of the data to a digest of it, wherever it lies: what a resumed run must share.
     """
@@ -43,7 +42,7 @@ class TrainingData:
     test: Samples | None
     num_classes: int
     class_names: tuple[str, ...] | None
-    teacher: TeacherFacts | None
+    targets: dict[str, TermTargets]
     teacher_name: str | None
     identity: dict[str, str]
 
@@ -64,42 +63,32 @@ def open_data(config: "Config", terms: "Sequence[Term]") -> TrainingData:
 
 def _open_store(config: "Config", terms: "Sequence[Term]", url: str) -> TrainingData:
     view = open_store(url).teacher(config.train.teacher)
-    default = _default_output(view)
-    rows = sorted({term.output or default for term in terms if term.reads("rows")})
-    means = sorted({term.output or default for term in terms if term.reads("class_means")})
-    sets = {output: view.class_set(_class_set(config, view, output), output) for output in means}
-    dims = {output: _dim(view, output) for output in (*rows, *means)}
-    if dims and view.spec.random_weights and not config.train.allow_random_teacher:
+    targets = find_targets(view, terms, config)
+    rows = sorted({found.output for found in targets.values() if found.output is not None})
+    if targets and view.spec.random_weights and not config.train.allow_random_teacher:
         raise TrainingError(
             f"the weights of {view.spec.name} in {url} are random, so its targets mean nothing\n"
             "as a control, allow that with --allow-random-teacher"
         )
-    root = None if config.data.shards is None else list_data(config.data.shards).root
+    root = None if config.data.shards is None else root_of(config.data.shards)
     partial = config.train.allow_partial
     labelled = any("labels" in term.entry.needs for term in terms)
     train = stored_samples(view, "train", rows, data=root, labels_needed=labelled, allow_partial=partial)
     val, test = (stored_samples(view, split, data=root, allow_partial=partial) for split in _HELD_OUT)
     names = view.store.class_names
     identity = _identity(train, val)
-    if dims:
-        identity |= {"teacher": view.spec.fingerprint, "outputs": " ".join([*rows, "|", *means])}
-    identity |= {f"class means of {output}": blake2b_hex(found.mean.tobytes()) for output, found in sets.items()}
+    if targets:
+        identity |= {"teacher": view.spec.fingerprint, "outputs": " ".join(rows)} | identity_of(targets)
     return TrainingData(
         train=_require_train(train, url),
         val=_or_none(val),
         test=_or_none(test),
-        num_classes=len(names) if names is not None else _count_classes(view, default),
+        num_classes=len(names) if names is not None else _count_classes(view, default_output(view)),
         class_names=names,
-        teacher=TeacherFacts(default, dims, {name: torch.tensor(found.mean) for name, found in sets.items()}),
-        teacher_name=view.spec.name if dims else None,
+        targets=targets,
+        teacher_name=view.spec.name if targets else None,
         identity=identity,
     )
-
-
-def _class_set(config: "Config", view: "TeacherView", output: str) -> str | None:
-    """The set that the config names, else the default one, else the only one."""
-    default = default_name(config.average.per_class, config.average.seed, view.store.manifest.generation)
-    return config.train.class_set or (default if default in set_names(view, output) else None)
 
 
 def _open_shards(url: str) -> TrainingData:
@@ -117,7 +106,7 @@ def _open_shards(url: str) -> TrainingData:
         test=_or_none(test),
         num_classes=len(listing.classes),
         class_names=listing.classes,
-        teacher=None,
+        targets={},
         teacher_name=None,
         identity=_identity(train, val),
     )
@@ -143,24 +132,13 @@ def _or_none(samples: Samples) -> Samples | None:
     return samples if samples.rows else None
 
 
-def _default_output(view: "TeacherView") -> str:
-    """Where nobody names an output: the teacher's own embedding, else the first that the store has."""
-    if not view.outputs:
-        raise TrainingError(f"{view.store.storage.url} holds nothing of {view.spec.name} yet; run embedkd precompute")
-    wanted = [output for output in view.spec.default_outputs if output in view.outputs]
-    return [*wanted, *view.spec.ordered(view.outputs)][0]
-
-
-def _dim(view: "TeacherView", output: str) -> int:
-    spec = view.spec.output(output)
-    if spec is None or output not in view.outputs:
-        raise UnknownNameError(f"output of {view.spec.name} in {view.store.storage.url}", output, view.outputs)
-    return spec.dim
-
-
 def _count_classes(view: "TeacherView", output: str) -> int:
     """One more than the greatest label of the store, where the data names no classes."""
     classes = 1 + int(view.counts(output).max_label.max(initial=-1))
     if not classes:
         raise TrainingError(f"{view.store.storage.url} has no labels; a student needs classes")
+    if classes > MAX_CLASSES:  # a commit may say anything, and the student's last layer has a row a class
+        raise TrainingError(
+            f"{view.store.storage.url} has labels up to {classes - 1}; expected them below {MAX_CLASSES}"
+        )
     return classes

@@ -8,20 +8,23 @@ import torch
 from embedkd.errors import ConfigError
 from embedkd.join import JoinedShards, Samples, make_loader
 from embedkd.rundir import usable_cpus
-from embedkd.training.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, FixedView
+from embedkd.students import StudentOptions
+from embedkd.training.augment import Augment, FixedView
 from embedkd.training.data import TrainingData, open_data
 from embedkd.training.device import Precision, resolve_device, resolve_precision, resolve_workers
 from embedkd.training.loop import Budget
-from embedkd.training.objective import Objective, Term, build_terms, check_batch_size
+from embedkd.training.objective import Objective
 from embedkd.training.optim import Schedule, build_optimiser
-from embedkd.training.saved import StudentCard
+from embedkd.training.saved import StudentCard, begin_student
 from embedkd.training.state import Learner
+from embedkd.training.terms import Term, build_terms, check_batch_size
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from embedkd.config import Config
+    from embedkd.config import Config, StudentConfig
     from embedkd.join import Batch
+    from embedkd.students import Student
 
 
 @dataclass(frozen=True)
@@ -80,25 +83,21 @@ class Plan:
     def build(self) -> tuple[Learner, StudentCard]:
         """The student with all it learns by, at step 0, and how to build it again."""
         config, seed = self.config, self.config.train.seed
-        card = StudentCard(
-            name=config.student.name,
-            options={
-                "patch_px": config.student.patch_px,
-                "drop_path": config.student.drop_path,
-                "dropout": config.student.dropout,
-            },
+        student, card = begin_student(
+            config.student.name,
+            _student_options(config.student, self.terms),
             num_classes=self.data.num_classes,
             image_px=config.student.image_px,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
             class_names=self.data.class_names,
+            seed=seed,
         )
-        student = card.build(seed)
+        _check_smallest_batch(student, card.name, self.data.train.rows, config.train.global_batch_size)
         objective = Objective(
             self.terms,
             student_dim=student.embedding_dim,
+            tap_dims=student.tap_dims,
             num_classes=self.data.num_classes,
-            teacher=self.data.teacher,
+            targets=self.data.targets,
             class_names=self.data.class_names,
             seed=seed,
         )
@@ -126,24 +125,26 @@ class Plan:
         )
         return learner, card
 
-    def training_batches(self, step: int) -> "DataLoader[Batch]":
-        """All batches after so many steps, augmented, to the end of the last epoch."""
+    def training_batches(self, card: StudentCard, step: int) -> "DataLoader[Batch]":
+        """All batches for a student after so many steps, augmented, to the end of the last epoch."""
         augment = self.config.augment
         view = Augment(
-            image_px=self.config.student.image_px,
+            image_px=card.image_px,
             crop_padding_px=augment.crop_padding_px,
             min_crop_area=augment.min_crop_area,
             flip=augment.flip,
+            mean=card.mean,
+            std=card.std,
         )
         return self._loader(
             self.data.train, view, epochs=self.budget.epochs, start=self.budget.start(step), seed=self.config.train.seed
         )
 
-    def held_out_batches(self, samples: Samples | None) -> "DataLoader[Batch] | None":
-        """A held-out split in its own order, unaugmented; None of none."""
+    def held_out_batches(self, card: StudentCard, samples: Samples | None) -> "DataLoader[Batch] | None":
+        """A held-out split for a student in its own order, unaugmented; None of none."""
         if samples is None:
             return None
-        return self._loader(samples, FixedView(image_px=self.config.student.image_px), shuffle=False)
+        return self._loader(samples, card.view(), shuffle=False)
 
     def _loader(self, samples: Samples, view: "Augment | FixedView", **order: Any) -> "DataLoader[Batch]":
         dataset = JoinedShards(samples, view, global_batch_size=self.config.train.global_batch_size, **order)
@@ -166,3 +167,28 @@ def _view_mismatch(config: "Config", terms: tuple[Term, ...]) -> tuple[str, ...]
             "augment.min_crop_area=1 and augment.flip=0"
         )
     return names
+
+
+def _student_options(settings: "StudentConfig", terms: tuple[Term, ...]) -> StudentOptions:
+    """With the inner layers that losses compare."""
+    return StudentOptions(
+        patch_px=settings.patch_px,
+        drop_path=settings.drop_path,
+        dropout=settings.dropout,
+        mask_ratio=settings.mask_ratio,
+        taps=tuple(sorted({term.compares.tap for term in terms if term.compares.tap is not None})),
+        extra=dict(settings.options),
+    )
+
+
+def _check_smallest_batch(student: "Student", name: str, rows: int, batch_size: int) -> None:
+    """Refuse a last step of an epoch that BatchNorm could learn nothing from.
+
+    Raises:
+        ConfigError: It has one sample.
+    """
+    if student.has_batch_norm and rows % batch_size == 1 % batch_size:
+        raise ConfigError(
+            f"train.global_batch_size: {name} has BatchNorm, which needs at least 2 samples a step, but of {rows} "
+            f"samples an epoch batches of {batch_size} leave 1 for the last step; choose another size"
+        )

@@ -45,6 +45,7 @@ class TrainResult:
         device: What it ran on.
         precision: Of the forward pass.
         workers: Processes that read and decoded.
+        multiply_adds: Of the student's matrix products and convolutions for one image.
     """
 
     student: str
@@ -65,6 +66,7 @@ class TrainResult:
     device: str
     precision: str
     workers: int
+    multiply_adds: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -121,6 +123,9 @@ def _fit(plan: Plan, run: RunDir, watch: Progress) -> "Position":
         checkpoint.restore(learner)
     run.claim(plan.config)
     keep_bytes = checkpoint.metrics_bytes if checkpoint is not None else 0
+    watch.line(f"note: {card.name} has {card.cost}")
+    if card.begun_from is not None:
+        watch.line(f"note: {card.name} begins with the weights of {card.begun_from}")
     watch.begin(f"train {card.name}", plan.budget.steps - learner.position.step, "steps")
     try:
         with MetricsLog(run.metrics, keep_bytes=keep_bytes) as log, stop_wish() as stop:
@@ -134,8 +139,8 @@ def _fit(plan: Plan, run: RunDir, watch: Progress) -> "Position":
                 every_steps=plan.config.train.log_every_steps,
                 position=learner.position,
             )
-            batches = plan.training_batches(learner.position.step)
-            fit(learner, batches, plan.held_out_batches(plan.data.val), plan.budget, recorder, stop)
+            batches = plan.training_batches(card, learner.position.step)
+            fit(learner, batches, plan.held_out_batches(card, plan.data.val), plan.budget, recorder, stop)
     finally:
         watch.end()
     return learner.position
@@ -158,7 +163,7 @@ def _read_checkpoint(run: RunDir, plan: Plan) -> Checkpoint | None:
 
 def _result(plan: Plan, run: RunDir, position: "Position") -> TrainResult:
     student, card = load_student(run)
-    test = plan.held_out_batches(plan.data.test)
+    test = plan.held_out_batches(card, plan.data.test)
     found = None if test is None else accuracy(student.to(plan.device), test, plan.device)
     memory = position.memory
     return TrainResult(
@@ -180,4 +185,5 @@ def _result(plan: Plan, run: RunDir, position: "Position") -> TrainResult:
         device=device_name(plan.device),
         precision=plan.precision,
         workers=plan.workers,
+        multiply_adds=card.multiply_adds,
     )

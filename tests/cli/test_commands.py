@@ -102,6 +102,25 @@ def test_finished_store_is_said_so_without_loading_torch(shards: Path, store: Pa
     assert loaded == "False False"
 
 
+def test_rows_are_kept_in_the_encoding_that_was_asked_for(embedkd: Command, shards: Path, tmp_path: Path) -> None:
+    arguments = ("precompute", "--data", shards, "--out", tmp_path / "s.zarr", "--weights", "random")
+    asked = ("--outputs", "pooled,logits", "--encoding", "logits=top10", "--encoding", "pooled=int8")
+    code, _, err = embedkd(*arguments, *asked)
+    assert code == 0, err
+    (teacher,) = json.loads(embedkd("store", "info", tmp_path / "s.zarr", "--json")[1])["teachers"]
+    outputs = {output["name"]: output for output in teacher["outputs"]}
+    assert (outputs["logits"]["encoding"], outputs["pooled"]["encoding"]) == ("top10", "int8")
+    assert all(0 < output["error"]["mean"] <= output["error"]["max"] for output in outputs.values())
+    shown = embedkd("store", "info", tmp_path / "s.zarr")[1]
+    assert "top10" in shown
+    assert f"{outputs['pooled']['error']['max']:.1e}" in shown
+    code, _, err = embedkd(*arguments, "--encoding", "pooled=top10")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "precompute.encoding: expected float16, float32, bfloat16, int8 or, of logits, top<K>" in err
+    _, _, err = embedkd(*arguments, "--outputs", "pooled", "--encoding", "top10")
+    assert "note: top10 is for logits; of packaged:efficientnet-lite0 it leaves pooled float16" in err
+
+
 def test_random_weights_are_told_wherever_their_rows_are(embedkd: Command, shards: Path, tmp_path: Path) -> None:
     arguments = ("precompute", "--data", shards, "--out", tmp_path / "s.zarr", "--outputs", "pooled")
     code, out, err = embedkd(*arguments, "--weights", "random", "--set", "precompute.seed=3")

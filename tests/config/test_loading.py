@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from embedkd.config import CLIP_EMBED_KD, Config, load_config
+from embedkd.config import DEFAULT_RECIPE, RECIPES, Config, load_config
 from embedkd.errors import ConfigError, UnknownNameError
+
+DEFAULT = RECIPES[DEFAULT_RECIPE]
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_nothing_given_gives_the_defaults() -> None:
     assert load_config() == Config()
-    assert Config().losses == CLIP_EMBED_KD
+    assert Config().losses == DEFAULT.losses
 
 
 def test_a_file_changes_what_it_names(file: Path) -> None:
@@ -49,7 +51,7 @@ def test_flags_beat_the_file_and_sets_beat_flags(file: Path) -> None:
 
 
 def test_one_weight_leaves_the_default_recipe_in_place() -> None:
-    assert load_config(sets=["losses.mse=1"]).losses == {**CLIP_EMBED_KD, "mse": 1.0}
+    assert load_config(sets=["losses.mse=1"]).losses == {**DEFAULT.losses, "mse": 1.0}
     assert load_config(sets=["losses={mse = 1}"]).losses == {"mse": 1.0}
 
 

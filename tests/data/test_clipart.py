@@ -19,13 +19,14 @@ from PIL import Image, ImageDraw
 
 from embedkd.records import SPLITS, blake2b_hex
 from embedkd.sources.images import decode_image
-from embedkd.sources.shards import read_index
+from embedkd.sources.shards import list_data
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLIPART = Path(__file__).parents[2] / "data" / "clipart"
-CLASSES, SHARDS = read_index(CLIPART / "shards" / "index.json")
+LISTING = list_data(str(CLIPART / "shards"))
+CLASSES, SHARDS = LISTING.classes, LISTING.indexed
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from embedkd.records import DecodePolicy, RowStatus, Shard, Split, blake2b_hex, 
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, SlotRows, average, create_store, write_class_set
 from embedkd.training import train
-from tests.tiny import CLASSES, PX, SPEC, said_of, write_shard
+from tests.tiny import CLASSES, PX, SPEC, places_in, said_of, write_shard
 
 NAMES = ["ant", "bee", "cat"]
 ROWS: dict[Split, int] = {"train": 20, "val": 7, "test": 11}
@@ -46,6 +46,7 @@ def write_store(path: Path, data: Path) -> None:
         rows = SlotRows(
             keys=np.array([key_hash(key) for key in keys], np.uint64),
             labels=np.arange(slot.rows, dtype=np.int32) % CLASSES,
+            places=places_in(data / slot.shard.url),
             outputs={"cls": np.stack([said_of(key, "cls") for key in keys])},
             status={"cls": np.full(slot.rows, RowStatus.OK, np.uint8)},
             source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},

@@ -9,6 +9,7 @@ import pytest
 from embedkd.config import Config, StudentConfig, TrainConfig
 from embedkd.evaluation import Evaluation, proportion, write_evaluation
 from embedkd.rundir import MetricsLog, RunDir, write_json
+from embedkd.students import StudentOptions
 from embedkd.training import StudentCard, TrainResult
 
 STEPS_PER_EPOCH = 5
@@ -75,7 +76,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         if not epochs:
             return run.path
         mean = (0.5, 0.5, 0.5)
-        card = StudentCard("vit-tiny", {}, 33, 32, mean, mean, None, 825_000, epochs, 0.4, f"weights of {name}")
+        card = StudentCard(
+            "vit-tiny", StudentOptions(), 33, 32, mean, mean, None, 825_000, epochs, 0.4, f"weights of {name}"
+        )
         write_json(run.student, {"format": 1, **asdict(card)})
         if finished:
             write_json(run.result, {**asdict(RESULT), "losses": weights, "epochs": epochs, **(result or {})})

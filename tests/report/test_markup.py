@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedkd.errors import printable_lines
 from embedkd.report.markup import Markup, render, tag
 
 
@@ -19,17 +20,13 @@ class Reader(HTMLParser):
         self.text += data
 
 
-# A carriage return is normalised to a line feed by every HTML reader.
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"))
-
-
-@given(TEXTS, TEXTS)
+@given(st.text(), st.text())
 def test_any_text_comes_back_as_text_and_makes_no_element(text: str, value: str) -> None:
     reader = Reader()
     reader.feed(tag("p", text, title=value))
     reader.close()
-    assert reader.text == text
-    assert reader.tags == [("p", {"title": value})]
+    assert reader.text == printable_lines(text)
+    assert reader.tags == [("p", {"title": printable_lines(value)})]
 
 
 def test_markup_is_not_escaped_twice() -> None:

@@ -28,6 +28,7 @@ from embedkd.records import (
 )
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, SlotRows, average, create_store, write_class_set
+from tests.tiny import places_in
 
 PX = 8
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220]])
@@ -90,11 +91,12 @@ def write_store(
     labelled: bool = True,
     mean_of: Sequence[str] = ("pooled",),
     spec: TeacherSpec = SPEC,
+    outputs: Sequence[str] = ("pooled", "logits"),
 ) -> Path:
     """A store beside a data folder ``data``; training samples of ``bad`` numbers could not be decoded."""
     path = folder / "store.zarr"
     store = create_store(LocalStorage(path), shards, root="../data", classes=classes, policy=DecodePolicy())
-    writer = PassWriter(store, spec, Pass(("pooled", "logits"), 8, 1, "none"))
+    writer = PassWriter(store, spec, Pass(tuple(outputs), 8, 1, "none"))
     for slot in store.slots:
         split, numbers = slot.shard.split, range(slot.rows)
         lost = [n for n in numbers if split == "train" and n in bad]
@@ -105,8 +107,9 @@ def write_store(
         made = SlotRows(
             keys=np.array([key_hash(f"{split}-{n:03d}") for n in numbers], dtype=np.uint64),
             labels=np.array([n % 3 if labelled else -1 for n in numbers], dtype=np.int32),
-            outputs={"pooled": rows, "logits": rows[:, :3]},
-            status={"pooled": status, "logits": status},
+            places=places_in(folder / "data" / slot.shard.url),
+            outputs={output: {"pooled": rows, "logits": rows[:, :3]}[output] for output in outputs},
+            status=dict.fromkeys(outputs, status),
             source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
         )
         writer.write(slot, made, {})

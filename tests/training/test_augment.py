@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from embedkd.training.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, FixedView
+from embedkd.students import IMAGENET_MEAN, IMAGENET_STD
+from embedkd.training.augment import Augment, FixedView
 
 PX = 16
 

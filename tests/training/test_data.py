@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from embedkd.config import Config
-from embedkd.errors import CheckpointError, EmbedKDError, JoinError, TrainingError, UnknownNameError
+from embedkd.errors import CheckpointError, EmbedKDError, HoleError, JoinError, TrainingError, UnknownNameError
 from embedkd.records import Shard
 from embedkd.store import average, open_store, write_class_set
 from embedkd.training import train
 from embedkd.training.data import TrainingData, open_data
-from embedkd.training.objective import build_terms
+from embedkd.training.terms import build_terms
 from tests.training.conftest import SPEC
 
 ConfigOf = Callable[..., Config]
@@ -31,14 +31,10 @@ def test_a_store_gives_splits_classes_and_teacher(config_of: ConfigOf, data: Pat
     assert found.test is not None
     assert (found.train.rows, found.val.rows, found.test.rows) == (22, 9, 9)
     assert (found.num_classes, found.class_names) == (3, ("red", "green", "blue"))
-    assert found.teacher is not None
-    assert (found.teacher.default_output, found.teacher.dims, found.teacher_name) == (
-        "pooled",
-        {"pooled": 5},
-        "test:mean-colour",
-    )
+    assert found.teacher_name == "test:mean-colour"
     means = open_store(data / "store.zarr").teacher().class_set(None, "pooled").mean
-    assert torch.equal(found.teacher.class_means["pooled"], torch.tensor(means))
+    assert set(found.targets) == {"class_contrastive"}
+    assert torch.equal(found.targets["class_contrastive"].classes, torch.tensor(means))  # type: ignore[arg-type]
 
 
 def test_nothing_is_joined_that_no_loss_reads(config_of: ConfigOf) -> None:
@@ -52,8 +48,10 @@ def test_nothing_is_joined_that_no_loss_reads(config_of: ConfigOf) -> None:
 def test_each_loss_may_read_an_output_of_its_own(config_of: ConfigOf) -> None:
     found = opened(config_of("losses={mse=1, cosine=1}", "loss_options.mse.output=logits"))
     assert found.train.outputs == ("logits", "pooled")
-    assert found.teacher is not None
-    assert found.teacher.dims == {"logits": 3, "pooled": 5}
+    assert {name: (one.output, one.dim) for name, one in found.targets.items()} == {
+        "mse": ("logits", 3),
+        "cosine": ("pooled", 5),
+    }
 
 
 def test_an_output_that_the_store_lacks_is_named(config_of: ConfigOf) -> None:
@@ -74,7 +72,7 @@ def test_a_store_whose_teacher_was_interrupted_at_once_is_named(
 
 
 def test_class_means_that_the_store_lacks_are_named(config_of: ConfigOf) -> None:
-    with pytest.raises(UnknownNameError, match="class set of logits"):
+    with pytest.raises(HoleError, match="no class set of logits; make one with embedkd average"):
         opened(config_of("loss_options.class_contrastive.output=logits"))
     with pytest.raises(UnknownNameError, match="class set of pooled 'n99-seed0'; did you mean n100-seed0"):
         opened(config_of("train.class_set=n99-seed0"))
@@ -162,11 +160,11 @@ def test_random_weights_teach_only_where_that_is_meant(
     with pytest.raises(TrainingError, match=r"the weights of test:mean-colour in .* are random") as caught:
         opened(config_of(f"train.targets={store}"))
     assert str(caught.value).endswith("allow that with --allow-random-teacher")
-    assert opened(config_of(f"train.targets={store}", "train.allow_random_teacher=true")).teacher is not None
+    assert opened(config_of(f"train.targets={store}", "train.allow_random_teacher=true")).targets
     assert opened(config_of(f"train.targets={store}", SUPERVISED)).teacher_name is None  # nothing of it is used
 
 
-@pytest.mark.parametrize("part", ["training split", "class means of pooled"])
+@pytest.mark.parametrize("part", ["training split", "classes of class_contrastive"])
 def test_a_run_does_not_go_on_with_other_data(
     config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore, part: str
 ) -> None:

@@ -8,9 +8,11 @@ from torch import nn
 from embedkd.errors import TrainingError
 from embedkd.join import Batch
 from embedkd.students import Student, StudentOutput
-from embedkd.training.objective import Objective, TeacherFacts, build_terms
+from embedkd.training.objective import Objective
 from embedkd.training.optim import Schedule, build_optimiser
 from embedkd.training.state import Learner, StepValues, without_padding
+from embedkd.training.targets import TermTargets
+from embedkd.training.terms import build_terms
 
 CLASSES = 3
 
@@ -31,9 +33,9 @@ class Toy(Student):
 def learner(clip_grad_norm: float = 1.0, precision: Any = "float32") -> Learner:
     torch.manual_seed(0)
     student = Toy()
-    teacher = TeacherFacts("pooled", {"pooled": 5}, {})
+    targets = {"mse": TermTargets("pooled", 5)}
     terms = build_terms({"cross_entropy": 1.0, "mse": 1.0}, {})
-    objective = Objective(terms, student_dim=4, num_classes=CLASSES, teacher=teacher, seed=0)
+    objective = Objective(terms, student_dim=4, num_classes=CLASSES, targets=targets, seed=0)
     optimiser = build_optimiser((student, objective), lr=0.01, weight_decay=0.1, betas=(0.9, 0.999))
     schedule = Schedule(optimiser, steps=10, warmup_steps=2, final_lr_ratio=0.1)
     device = torch.device("cpu")
