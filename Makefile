@@ -35,7 +35,7 @@ layers: $(STAMP)
 
 # Coverage is measured in the worker processes and killed children too, then combined; .coveragerc lives in pyproject.toml.
 pytest: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --cov --cov-report=
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix $(CODE)

@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import google_crc32c
@@ -265,7 +266,7 @@ class TeacherSpec:
     tokenizer: str | None = None
     derived_from: str | None = None
 
-    @property
+    @cached_property  # asked for at every commit that is read
     def fingerprint(self) -> str:
         """BLAKE2b-256 over all that decides the values: the same weights in another file have the same one."""
         facts = asdict(self)

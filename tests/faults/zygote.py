@@ -1,42 +1,32 @@
-"""A process that has imported everything, and forks one run of precompute for every line that it reads.
+"""A process that has imported everything, and forks one command for every line that it reads.
 
 So a run starts within milliseconds, and a storm of kills takes seconds. The teachers are tiny ones; everything else is
-what `embedkd precompute` runs. Nothing waits for the disk: a killed process loses nothing that the kernel has.
+what ``embedkd precompute`` runs. Nothing waits for the disk: a killed process loses nothing that the kernel has. No
+remote storage is used here, since that would not survive the fork: each child opens its own.
 
-Lines in: {"start": {"data": ..., "out": ..., "teachers": [...], "die_at": ...}} -> its process id; {"wait": id} -> its
-exit code, negative
-for a signal. A child dies by SIGKILL before it gives its ``die_at``-th name to a folder or file; 0 lets it live.
+Lines in: {"start": {"arguments": [...], "environment": {...}, "die_at": ..., "errors": ...}} -> its process id;
+{"wait": id} -> its exit code, negative for a signal. A child dies by SIGKILL before it gives its ``die_at``-th name to
+a folder or file of a local disk; 0 lets it live. What it prints is lost, but for its standard error, which goes to a
+file if one is named.
 """
 
 import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import webdataset.tariterators  # noqa: F401 - imported here once, rather than in every child
+import webdataset.tariterators  # noqa: F401 - like others below: imported here once, rather than in every child
 
+import embedkd.storage.buckets  # noqa: F401
 import embedkd.teachers
-from embedkd.config import Config, DataConfig, PrecomputeConfig
-from embedkd.precompute import precompute
+from embedkd.cli import main as command_line
+from embedkd.precompute import precompute  # noqa: F401
 from embedkd.teachers import LoadOptions
 from tests.tiny import TEXT_SPEC, TextTeacher, TinyTeacher
-
-
-def run(data: str, out: str, teachers: list[str]) -> None:
-    """One precompute, from the question what is there to the class means."""
-    settings = PrecomputeConfig(
-        teachers=tuple(teachers),
-        out=out,
-        outputs=("cls", "pooled", "image", "text")[: 2 * len(teachers)],
-        batch_size=3,
-        threads=1,
-        decode_workers=0,
-        device="cpu",
-    )
-    precompute(Config(data=DataConfig(shards=data), precompute=settings))
 
 
 def die_at(count: int) -> None:
@@ -55,20 +45,34 @@ def die_at(count: int) -> None:
     os.link = counted(os.link)
 
 
-def start(arguments: dict[str, Any]) -> int:
+def run(arguments: list[str]) -> int:
+    """One command; its exit code."""
+    sys.argv = ["embedkd", *arguments]
+    try:
+        command_line()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    return 0
+
+
+def start(request: dict[str, Any]) -> int:
     child = os.fork()
     if child:
         return child
-    code = 1
+    code = 70
     try:
-        if death := arguments.pop("die_at"):
-            die_at(death)
-        run(**arguments)
-        code = 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if request["errors"]:
+            os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
+        os.environ.update(request["environment"])
+        if request["die_at"]:
+            die_at(request["die_at"])
+        code = run(request["arguments"])
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
-        if code:
-            sys.excepthook(*sys.exc_info())
         os._exit(code)
 
 

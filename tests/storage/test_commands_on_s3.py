@@ -1,6 +1,7 @@
 """Commands as a person types them, with shards and stores in a bucket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack(images, tmp_path_factory.mktemp("data") / "shards", rows_per_shard=8, val=0.25, test=0.25).folder
 
 
+@pytest.fixture
+def fresh_workers() -> Iterator[None]:
+    """Workers inherit the environment of the process that forks them, so no other test may have started it."""
+    stop = forkserver._forkserver._stop  # type: ignore[attr-defined]
+    stop()
+    yield
+    stop()
+
+
 def upload(folder: Path, url: str, *, index: bool = True) -> str:
     storage = open_storage(url)
     for path in sorted(folder.iterdir()):
@@ -46,6 +56,7 @@ def upload(folder: Path, url: str, *, index: bool = True) -> str:
     return url
 
 
+@pytest.mark.usefixtures("fresh_workers")
 def test_a_bucket_from_end_to_end(embedkd: Command, shards: Path, bucket: str, tmp_path: Path) -> None:
     """One store and one run beside their shards; workers are processes of their own, which open what they read."""
     data, store, run = upload(shards, f"s3://{bucket}/data"), f"s3://{bucket}/stores/s.zarr", tmp_path / "run"
