@@ -1,5 +1,7 @@
 """Encodings that are asked for: which output gets which, and what a store then holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,7 @@ def test_which_output_gets_which(wanted: tuple[str, ...], expected: dict[str, st
 
 
 def test_top_k_is_for_logits_and_says_so() -> None:
-    watch, spec = Watch(), type(SPEC)(**{**vars(SPEC), "outputs": LOGITS})
+    watch, spec = Watch(), replace(SPEC, outputs=LOGITS)
     (made,) = encoded_specs([spec], ("top10",), watch)
     assert made.encodings == {"cls": "float16", "logits": "top10"}
     assert watch.lines == [f"note: top10 is for logits; of {SPEC.name} it leaves cls float16"]
