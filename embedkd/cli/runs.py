@@ -21,6 +21,16 @@ class SplitName(StrEnum):
     test = "test"
 
 
+AllowPartial = Annotated[bool | None, typer.Option("--allow-partial", help="Leave out samples that have no target.")]
+AllowViewMismatch = Annotated[
+    bool | None,
+    typer.Option("--allow-view-mismatch", help="Per-sample losses with augmentation that the teacher did not see."),
+]
+AllowRandomTeacher = Annotated[
+    bool | None, typer.Option("--allow-random-teacher", help="Learn from random weights, as a control.")
+]
+
+
 def train_command(
     targets: Annotated[str | None, typer.Option(help="The embedding store.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Which teacher, where the store has several.")] = None,
@@ -44,16 +54,9 @@ def train_command(
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Losses and weights by a name; see embedkd losses.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    allow_partial: Annotated[
-        bool | None, typer.Option("--allow-partial", help="Leave out samples that have no target.")
-    ] = None,
-    allow_view_mismatch: Annotated[
-        bool | None,
-        typer.Option("--allow-view-mismatch", help="Per-sample losses with augmentation that the teacher did not see."),
-    ] = None,
-    allow_random_teacher: Annotated[
-        bool | None, typer.Option("--allow-random-teacher", help="Learn from random weights, as a control.")
-    ] = None,
+    allow_partial: AllowPartial = None,
+    allow_view_mismatch: AllowViewMismatch = None,
+    allow_random_teacher: AllowRandomTeacher = None,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,

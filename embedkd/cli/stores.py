@@ -13,9 +13,22 @@ from embedkd.errors import ConfigError
 from embedkd.records import ELSEWHERE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from embedkd.config import Config
     from embedkd.precompute import PrecomputeResult
 
 store_app = typer.Typer(help="Look at embedding stores.", no_args_is_help=True)
+
+Weights = Annotated[
+    str | None, typer.Option(help="trained, or random: drawn by precompute.seed, for dry runs and controls.")
+]
+TrustCode = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The repository or folder whose own model code may be run.")
+]
+ClassPrompts = Annotated[
+    str | None, typer.Option(metavar="clip|simple|FILE", help="Store texts of the class names in these templates.")
+]
 
 
 def precompute_command(
@@ -41,15 +54,9 @@ def precompute_command(
     compile_teacher: Annotated[
         bool | None, typer.Option("--compile", help="Run teachers through torch.compile; recorded with the pass.")
     ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="trained, or random: drawn by precompute.seed, for dry runs and controls.")
-    ] = None,
-    trust_code: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The repository or folder whose own model code may be run.")
-    ] = None,
-    class_prompts: Annotated[
-        str | None, typer.Option(metavar="clip|simple|FILE", help="Store texts of the class names in these templates.")
-    ] = None,
+    weights: Weights = None,
+    trust_code: TrustCode = None,
+    class_prompts: ClassPrompts = None,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -57,7 +64,6 @@ def precompute_command(
     """Run teachers once over shards and store what they say."""
     from embedkd.config import load_config
     from embedkd.precompute import EMBEDDED_DATA, precompute
-    from embedkd.teachers import resolve_name
 
     values: dict[str, Any] = {
         "data.shards": data,
@@ -74,17 +80,23 @@ def precompute_command(
     }
     settings = load_config(config, values=values, sets=sets or [])
     watch = watcher()
-    for name in settings.precompute.teachers:
-        note = resolve_name(name).note
-        if note:
-            watch.line(f"note: {note}")
-    if settings.data.shards is None:
-        watch.line(f"note: no --data given, taking the embedded data set {EMBEDDED_DATA}")
+    for note in _notes(settings):
+        watch.line(f"note: {note}")
     result = precompute(settings, watch)
     if as_json:
         print_json(asdict(result))
     else:
         _print_result(result, settings.data.shards or EMBEDDED_DATA)
+
+
+def _notes(settings: "Config") -> "Iterator[str]":
+    """What a person should know of names and data before the run."""
+    from embedkd.precompute import EMBEDDED_DATA
+    from embedkd.teachers import resolve_name
+
+    yield from filter(None, (resolve_name(name).note for name in settings.precompute.teachers))
+    if settings.data.shards is None:
+        yield f"no --data given, taking the embedded data set {EMBEDDED_DATA}"
 
 
 def _print_result(result: "PrecomputeResult", data: str) -> None:

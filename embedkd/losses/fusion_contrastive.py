@@ -56,9 +56,8 @@ def fusion_contrastive(
         LossError: A shape, a dtype or a label does not fit.
 
     Source:
-        Yang et al. 2024, "CLIP-KD: An Empirical Study of CLIP Model Distillation",
-        its image direction with classes in place of captions; with the exponential of the learned number, which the
-        published code leaves out.
+        Yang et al. 2024, "CLIP-KD: An Empirical Study of CLIP Model Distillation", its image direction with classes in
+        place of captions; with the exponential of the learned number, which the published code leaves out.
     """
     name = "fusion_contrastive"
     check_tensors(
@@ -71,10 +70,14 @@ def fusion_contrastive(
         fusion_weight_DE=fusion_weight_DE,
         fusion_bias_D=fusion_bias_D,
     )
-    width, fused = fusion_weight_DE.shape
-    if fused != 2 * width:
-        raise LossError(f"losses.{name}: expected fusion_weight_DE [D, E] with E = {2 * width}, got {[width, fused]}")
     both_BE = torch.cat([unit_rows(student_BD), unit_rows(target_BD)], dim=1)
+    _check_fusion(name, both_BE, fusion_weight_DE)
     fused_BD = products(both_BE, widen(fusion_weight_DE)) + widen(fusion_bias_D)
     logits_BC = bounded_scale(log_scale) * cosines(fused_BD, classes_CD)
     return reduce_rows(name, softmax_costs(name, logits_BC, labels_B), reduction)
+
+
+def _check_fusion(loss: str, both_BE: "Tensor", fusion_weight_DE: "Tensor") -> None:
+    if fusion_weight_DE.shape[1] != both_BE.shape[1]:
+        came = list(fusion_weight_DE.shape)
+        raise LossError(f"losses.{loss}: expected fusion_weight_DE [D, E] with E = {both_BE.shape[1]}, got {came}")

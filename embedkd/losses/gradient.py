@@ -69,15 +69,14 @@ def gradient(
     unit_CD = unit_rows(classes_CD)
     scale = bounded_scale(log_scale)
     try:
-        student_pull_BD = scale * _pull(scale * products(unit_rows(student_BD), unit_CD), unit_CD, labels_B)
-        target_pull_BD = teacher_scale * _pull(
-            teacher_scale * products(unit_rows(target_BD), unit_CD), unit_CD, labels_B
-        )
+        student_pull_BD = _pull(scale, student_BD, unit_CD, labels_B)
+        target_pull_BD = _pull(teacher_scale, target_BD, unit_CD, labels_B)
     except IndexError as error:
         raise label_error(name, labels_B, len(classes_CD)) from error
     return reduce_rows(name, (student_pull_BD - target_pull_BD).square().mean(dim=1), reduction)
 
 
-def _pull(logits_BC: "Tensor", unit_CD: "Tensor", labels_B: "Tensor") -> "Tensor":
-    """Where the cross-entropy of logits pushes an embedding, but for its scale: expected row less the right one."""
-    return products(logits_BC.softmax(dim=1), unit_CD.T) - F.embedding(labels_B, unit_CD)
+def _pull(scale: "Tensor | float", rows_BD: "Tensor", unit_CD: "Tensor", labels_B: "Tensor") -> "Tensor":
+    """Where the cross-entropy of scaled cosines pushes an embedding: scale times (expected row less the right one)."""
+    logits_BC = scale * products(unit_rows(rows_BD), unit_CD)
+    return scale * (products(logits_BC.softmax(dim=1), unit_CD.T) - F.embedding(labels_B, unit_CD))

@@ -5,6 +5,7 @@ result is the same bits for any number of workers and any order in which slots w
 """
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from embedkd.store.schema import MAX_CLASSES, class_schemas
 from embedkd.store.trimming import cut, trimmed_means
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -96,12 +97,7 @@ def average(
         centre = _means(_rows_of(view, slots, output, chosen), count, spec.dim)
     else:
         cuts = np.array([cut(n, trim if method == "trimmed" else None) for n in count.tolist()])
-        width = max(1, BLOCK_BYTES // (4 * int(count.sum())))
-        blocks = [slice(at, min(at + width, spec.dim)) for at in range(0, spec.dim, width)]
-        centre = np.empty((len(count), spec.dim))
-        for block in blocks:
-            rows = _rows_of(view, slots, output, chosen, block)
-            centre[:, block] = trimmed_means(rows, count, cuts, block.stop - block.start)
+        centre = _by_blocks(partial(_rows_of, view, slots, output, chosen), count, cuts, spec.dim)
     return ClassSet(
         name or default_name(samples_per_class, seed, view.store.manifest.generation, method=method, trim=trim),
         centre.astype(np.float32),
@@ -198,6 +194,18 @@ def _means(rows: "Rows", count: "NDArray[np.int64]", dim: int) -> "NDArray[np.fl
         np.add.at(total, labels, some.astype(np.float64))
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that a class without samples has
         return total / count[:, None]
+
+
+def _by_blocks(
+    rows_of: "Callable[[slice], Rows]", count: "NDArray[np.int64]", cuts: "NDArray[np.int64]", dim: int
+) -> "NDArray[np.float64]":
+    """Trimmed means of some dimensions at a time, so that the rows of all classes fit into memory."""
+    width = max(1, BLOCK_BYTES // (4 * int(count.sum())))
+    centre = np.empty((len(count), dim))
+    for first in range(0, dim, width):
+        block = slice(first, min(first + width, dim))
+        centre[:, block] = trimmed_means(rows_of(block), count, cuts, block.stop - block.start)
+    return centre
 
 
 def _spread(rows: "Rows", centre: "NDArray[np.float64]", count: "NDArray[np.int64]") -> "NDArray[np.float64]":
