@@ -11,14 +11,15 @@ import typer
 from embedkd import __version__
 from embedkd.cli.data import pack_command
 from embedkd.cli.demo import demo_command
+from embedkd.cli.evaluate import evaluate_command, report_command
 from embedkd.cli.info import info_command
 from embedkd.cli.losses import losses_command
 from embedkd.cli.output import say
-from embedkd.cli.runs import evaluate_command, report_command, train_command
 from embedkd.cli.store_operations import register
 from embedkd.cli.stores import average_command, precompute_command, store_app
 from embedkd.cli.students import export_command, students_command
 from embedkd.cli.teachers import teachers_command
+from embedkd.cli.train import train_command
 from embedkd.cli.tuning import finetune_command, head_command
 from embedkd.cli.verify import verify_command
 from embedkd.errors import EmbedKDError, Interrupted

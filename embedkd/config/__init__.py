@@ -7,17 +7,14 @@ are looked up where their tables are, so here they are text.
 from embedkd.config.loading import load_config
 from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES, Recipe
 from embedkd.config.sections import (
-    AugmentConfig,
     AverageConfig,
     Config,
     DataConfig,
     DemoConfig,
     DemoRun,
-    OptimiserConfig,
     PrecomputeConfig,
-    StudentConfig,
-    TrainConfig,
 )
+from embedkd.config.training import AugmentConfig, OptimiserConfig, StudentConfig, TrainConfig
 from embedkd.config.tuning import FinetuneConfig, HeadConfig
 
 __all__ = [
