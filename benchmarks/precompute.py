@@ -31,10 +31,11 @@ import torch
 
 from benchmarks.decoding import Kind, as_jpeg, pictures
 from benchmarks.measure import finish, interleaved, summary
+from embedkd.allocator import tune_allocator
 from embedkd.precompute import Job, ShardProcessor
-from embedkd.precompute.decoding import DecodePool, Transform
+from embedkd.precompute.decoding import DecodePool
 from embedkd.precompute.hardware import resolve_workers
-from embedkd.precompute.worker import CHUNK_ROWS
+from embedkd.precompute.worker import CHUNK_ROWS, Part, Transform
 from embedkd.progress import Silent
 from embedkd.records import DecodePolicy
 from embedkd.sources.fields import image_suffix
@@ -44,7 +45,7 @@ from embedkd.sources.roots import ShardSource, open_root
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, create_store, remembered_root
-from embedkd.teachers import LoadOptions, Teacher, load_teacher, tune_allocator
+from embedkd.teachers import LoadOptions, Teacher, load_teacher
 
 _SIZE = (500, 375)
 _TAR_ROWS = 64  # clip-retrieval hangs where a data worker gets no tar of its own
@@ -105,7 +106,7 @@ class Comparison:
         futures = []
         for first in range(0, len(images), CHUNK_ROWS):
             block = pool.free.get()
-            part: list[bytes | None] = list(images[first : first + CHUNK_ROWS])
+            part: list[Part] = [(data, "") for data in images[first : first + CHUNK_ROWS]]
             futures.append(pool.submit(part, block, (0,)))
             futures[-1].add_done_callback(lambda _, block=block: pool.free.put(block))  # type: ignore[misc]
         for future in futures:

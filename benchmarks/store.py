@@ -35,13 +35,13 @@ import zarr
 from numpy.typing import NDArray
 
 from benchmarks.measure import finish
+from embedkd.allocator import tune_allocator
 from embedkd.records import DecodePolicy, OutputSpec, Preprocess, Shard, TeacherSpec, blake2b_hex
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, SlotRows, create_store, open_store
 from embedkd.store.encoding import encode_chunk
 from embedkd.store.quantising import encode
 from embedkd.store.schema import ArraySchema
-from embedkd.teachers.base import tune_allocator
 
 OUTPUT = "cls"
 SAMPLE_BYTES = 4_096  # in the tars that the places speak of; nothing reads them

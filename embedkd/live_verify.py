@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,13 @@ from embedkd.sources.images import decode_image
 from embedkd.sources.reader import ShardStream
 from embedkd.sources.roots import ShardSource, open_root
 from embedkd.sources.shards import root_of
+from embedkd.sources.views import crop_view
 from embedkd.store import SAME_COSINE
 from embedkd.store.agreeing import MOST_LOST, least_cosine
 from embedkd.store.heads import is_derived
 from embedkd.store.quantising import encode
 from embedkd.store.rows import FloatRows, comparable
+from embedkd.teachers.base import preprocess_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -94,7 +96,7 @@ def verify_live(
         IntegrityError: A row is of another sample than the shard has there, or cannot be computed any more.
         SourceError: A shard cannot be read.
     """
-    from embedkd.teachers import tune_allocator
+    from embedkd.allocator import tune_allocator
 
     watch = progress or Silent()
     tune_allocator()
@@ -129,7 +131,7 @@ def load_again(spec: "TeacherSpec", name: str | None, device: str, trusted_code:
     drawn = _RANDOM_SOURCE.fullmatch(spec.source)
     options = LoadOptions(device, spec.precision, None if drawn is None else int(drawn[1]), trusted_code)
     teacher = load_teacher(name or recorded_name(spec), options)
-    loaded = teacher.spec.encoded(spec.encodings)
+    loaded = replace(teacher.spec.encoded(spec.encodings), view=spec.view)
     if loaded.fingerprint != spec.fingerprint:
         ours, theirs = spec.to_json(), loaded.to_json()
         differ = [key for key in ("model", "weights_sha256", "preprocess", "outputs") if ours[key] != theirs[key]]
@@ -225,7 +227,8 @@ def _pixels(live: "Teacher", sample: "Sample", view: "TeacherView", slot: "Slot"
     suffix = image_suffix(sample.fields, f"sample {sample.key!r} of {slot.shard.url}")
     if suffix is None:
         raise IntegrityError(f"sample {sample.key!r} of {slot.shard.url} has a row and no image")
-    return live.preprocess(decode_image(sample.fields[suffix], view.store.policy))
+    image, shown = decode_image(sample.fields[suffix], view.store.policy), view.spec.view
+    return preprocess_for(live, shown)(image if shown is None else crop_view(image, shown, sample.key))
 
 
 def _judge(output: str, pairs: "list[tuple[NDArray[np.float64], NDArray[np.float64]]]", lost: float = 0.0) -> LiveCheck:

@@ -19,6 +19,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 MAX_SAMPLE_BYTES = 256 << 20  # of one sample in its tar: a store's word is no reason to take more into memory at once
 # What a store remembers of data that no path leads to from where it lies, as from a bucket to a disk.
 ELSEWHERE = "data:elsewhere"
+MAX_VIEWS = 1 << 16  # of one seed
 LAYERED_OUTPUTS = ("cls", "patch_mean")
 LOGITS = "logits"
 ENCODINGS = ("float16", "float32", "bfloat16", "int8")
@@ -224,6 +225,25 @@ class OutputSpec:
 
 
 @dataclass(frozen=True)
+class ViewSpec:
+    """One stored view: of every image a part, mirrored or not, that is a function of this and of the sample's key.
+
+    Its aspect ratio is from 3/4 to 4/3, and `embedkd.sources.views` says which part it is.
+
+    Attributes:
+        seed: Of the draw, from 0.
+        index: Number of the view among those of its seed, from 0.
+        min_crop_area: Smallest share of the image's area, above 0, at most 1.
+        flip: Probability that the part is mirrored.
+    """
+
+    seed: int
+    index: int
+    min_crop_area: float
+    flip: float
+
+
+@dataclass(frozen=True)
 class TeacherSpec:
     """Everything that decides what a teacher says, and where it came from.
 
@@ -246,6 +266,8 @@ class TeacherSpec:
             `outputs` has ``cls`` and ``patch_mean``; 0 where there are none.
         tokenizer: How captions become tokens, for teachers with a text tower: kind, length, digest of the vocabulary.
         derived_from: The teacher that this one was made of (fine-tuned, or given a head): its name and its fingerprint.
+        view: What this teacher sees of an image, resized to `preprocess.crop_px` whatever its aspect ratio; None for
+            a teacher that sees what `preprocess` says.
     """
 
     name: str
@@ -265,14 +287,25 @@ class TeacherSpec:
     layers: int = 0
     tokenizer: str | None = None
     derived_from: str | None = None
+    view: ViewSpec | None = None
 
     @cached_property  # asked for at every commit that is read
     def fingerprint(self) -> str:
         """BLAKE2b-256 over all that decides the values: the same weights in another file have the same one."""
-        facts = asdict(self)
+        facts = self._facts()
         for description in ("name", "source", "revision", "libraries", "licence", "derived_from"):
             del facts[description]
         return blake2b_hex(canonical_json(facts))
+
+    @property
+    def plain(self) -> "TeacherSpec":
+        """The same teacher without a view."""
+        return replace(self, view=None)
+
+    @property
+    def title(self) -> str:
+        """Its name, and which view it is, for people: all views of a teacher have its name."""
+        return self.name if self.view is None else f"{self.name} (view {self.view.index})"
 
     @property
     def teacher_id(self) -> str:
@@ -339,9 +372,13 @@ class TeacherSpec:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; ``from_json`` gives an equal spec back."""
-        document = json.loads(canonical_json(asdict(self)))
+        document = json.loads(canonical_json(self._facts()))
         assert isinstance(document, dict)
         return document
+
+    def _facts(self) -> dict[str, Any]:
+        """All fields by name; ``view`` only where there is one, as in stores that are older than views."""
+        return {name: value for name, value in asdict(self).items() if name != "view" or value is not None}
 
     @classmethod
     def from_json(cls, document: "Mapping[str, Any]") -> "TeacherSpec":
@@ -357,4 +394,6 @@ class TeacherSpec:
         }
         facts["preprocess"] = Preprocess(**lists_to_tuples)
         facts["libraries"] = tuple((str(n), str(v)) for n, v in facts["libraries"])
+        if "view" in facts:
+            facts["view"] = ViewSpec(**facts["view"])
         return cls(**facts)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedkd.config import Config, DataConfig, PrecomputeConfig
 from embedkd.errors import IntegrityError, StoreError, TeacherError
 from embedkd.live_verify import _judge, load_again, recorded_name, verify_live
-from embedkd.records import DecodePolicy, RowStatus, key_hash
+from embedkd.precompute import precompute
+from embedkd.records import DecodePolicy, RowStatus, ViewSpec, key_hash
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, SlotRows, TeacherView, create_store, open_store
@@ -40,7 +42,13 @@ def keys(tmp_path: Path) -> dict[str, list[str]]:
 
 
 def write_store(
-    folder: Path, keys: dict[str, list[str]], *, wrong: str = "", lost: str = "", slots: int = 2
+    folder: Path,
+    keys: dict[str, list[str]],
+    *,
+    wrong: str = "",
+    lost: str = "",
+    slots: int = 2,
+    view: ViewSpec | None = None,
 ) -> TeacherView:
     """Rows of the tiny teacher; of one key turned round, of another lost."""
     listing = list_data(str(folder / "data"))
@@ -48,7 +56,7 @@ def write_store(
     store = create_store(
         LocalStorage(folder / "store.zarr"), shards, root="../data", classes=tuple("abc"), policy=DecodePolicy()
     )
-    writer = PassWriter(store, SPEC, Pass(OUTPUTS, 3, 1, "cpu"))
+    writer = PassWriter(store, replace(SPEC, view=view), Pass(OUTPUTS, 3, 1, "cpu"))
     for slot in store.slots[:slots]:
         names = keys[slot.shard.url]
         status = np.array([RowStatus.DECODE_ERROR if name == lost else RowStatus.OK for name in names], np.uint8)
@@ -84,6 +92,17 @@ def test_so_many_samples_are_drawn_and_the_seed_chooses(tmp_path: Path, keys: di
     errors = {verify_live(view, 2, seed=seed)[0].max_error for seed in range(6)}
     assert len(errors) > 1
     assert verify_live(view, 2, seed=3) == verify_live(view, 2, seed=3)
+
+
+def test_a_view_is_compared_with_what_is_said_of_its_parts(tmp_path: Path, keys: dict[str, list[str]]) -> None:
+    shards = str(tmp_path / "data")
+    settings = PrecomputeConfig(out=str(tmp_path / "v.zarr"), views=2, threads=1, decode_workers=0, device="cpu")
+    store = open_store(precompute(Config(data=DataConfig(shards), precompute=settings)).store)
+    views = [store.teacher(name) for name in store.views_of(store.teacher().teacher_id)]
+    for view in views:
+        assert [(check.output, check.rows, check.passed) for check in verify_live(view, 100)] == [("cls", 11, True)]
+    whole = write_store(tmp_path, keys, view=views[0].spec.view)  # what was said of whole images, called a view
+    assert [check.passed for check in verify_live(whole, 100)] == [False, False]
 
 
 def test_lost_rows_and_holes_are_not_compared(tmp_path: Path, keys: dict[str, list[str]]) -> None:

@@ -15,6 +15,7 @@ from embedkd.records import (
     Preprocess,
     RowStatus,
     TeacherSpec,
+    ViewSpec,
     blake2b_hex,
     canonical_json,
     key_hash,
@@ -35,6 +36,7 @@ SPEC = TeacherSpec(
     libraries=(("torch", "2.6"), ("transformers", "5.0")),
     licence="Apache-2.0",
 )
+VIEW = ViewSpec(seed=0, index=3, min_crop_area=0.35, flip=0.5)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -101,6 +103,7 @@ def test_status_codes_are_those_of_the_format() -> None:
         replace(SPEC, logit_scale=None, logit_bias=None, revision=None, libraries=(), licence=None),
         replace(SPEC, preprocess=replace(SPEC.preprocess, resize_px=256)),
         replace(SPEC, random_weights=True),
+        replace(SPEC, view=VIEW),
     ],
 )
 def test_a_spec_survives_json(spec: TeacherSpec) -> None:
@@ -139,6 +142,7 @@ DECIDING: dict[str, Any] = {
     "random_weights": True,
     "layers": 12,
     "tokenizer": "CLIP, 77 tokens",
+    "view": VIEW,
 }
 
 
@@ -160,6 +164,27 @@ def test_what_decides_the_values_changes_the_fingerprint(name: str) -> None:
 def test_the_fingerprint_is_a_digest_over_these_bytes() -> None:
     facts = {name: value for name, value in SPEC.to_json().items() if name not in DESCRIPTIONS}
     assert SPEC.fingerprint == blake2b_hex(canonical_json(facts))
+
+
+def test_specs_that_are_older_than_views_keep_their_bytes() -> None:
+    assert "view" not in SPEC.to_json()
+    assert SPEC.fingerprint == "4811a802d38ae034234a50ac4c28d7f5596a9019f9ee9618b62d29cdf00cdfba"
+    assert replace(SPEC, view=VIEW).plain == SPEC
+    assert replace(SPEC, view=VIEW).to_json() == {
+        **SPEC.to_json(),
+        "view": {"flip": 0.5, "index": 3, "min_crop_area": 0.35, "seed": 0},
+    }
+
+
+def test_every_member_of_a_view_decides() -> None:
+    others = [
+        replace(VIEW, **{name: value})  # type: ignore[arg-type]
+        for name, value in (("seed", 1), ("index", 4), ("min_crop_area", 0.4), ("flip", 0))
+    ]
+    specs = [SPEC, *(replace(SPEC, view=view) for view in (VIEW, *others))]
+    assert len({spec.fingerprint for spec in specs}) == len(specs)
+    assert len({spec.teacher_id for spec in specs}) == len(specs)
+    assert specs[1].title == "vit:ViT-L-32 (view 3)"
 
 
 INNER = replace(

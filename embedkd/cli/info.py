@@ -75,11 +75,36 @@ def _print_teacher(teacher: dict[str, Any], facts: dict[str, Any]) -> None:
         for output in outputs
     ]
     print_rows(("  output", "width", "encoding", "slots", "usable rows", "error", "largest"), rows)
+    for group in teacher["views"]:
+        _print_views(group, facts)
     _print_class_sets(outputs)
     for output, names in teacher["other_class_sets"].items():
         say(f"  class sets of {output}, which has no rows: {', '.join(names)}")
-    if any(output["committed"] < facts["slots"] for output in outputs):
+    unfinished = [
+        output
+        for slots, of in ((facts["slots"], teacher), *((_slots_of(group, facts), group) for group in teacher["views"]))
+        for output in of["outputs"]
+        if output["committed"] < slots
+    ]
+    if unfinished:
         say("  not finished; next: embedkd precompute again")
+
+
+def _slots_of(group: dict[str, Any], facts: dict[str, Any]) -> int:
+    """Slots that views of one kind have together."""
+    return int(facts["slots"]) * len(group["ids"])
+
+
+def _print_views(group: dict[str, Any], facts: dict[str, Any]) -> None:
+    """One line for all views of a kind."""
+    from embedkd.records import ViewSpec
+    from embedkd.store.siblings import ViewGroup
+
+    drawn = (group["min_crop_area"], group["flip"])
+    views = ViewGroup(tuple(ViewSpec(group["seed"], index, *drawn) for index in group["indices"]), tuple(group["ids"]))
+    slots = _slots_of(group, facts)
+    held = ", ".join(f"{output['name']} {output['committed']}/{slots} slots" for output in group["outputs"])
+    say(f"  views: {views}; {held or 'nothing yet'}")
 
 
 def _print_class_sets(outputs: list[dict[str, Any]]) -> None:

@@ -41,6 +41,10 @@ def precompute_command(
     outputs: Annotated[
         str | None, typer.Option(help="Comma-separated outputs, e.g. cls,image,text,cls@-4; by default each teacher's.")
     ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(help="Stored views beside it: the teacher's rows of so many fixed random crops of each image."),
+    ] = None,
     encoding: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,6 +74,7 @@ def precompute_command(
         "precompute.teachers": teacher or None,
         "precompute.out": out,
         "precompute.outputs": None if outputs is None else [name.strip() for name in outputs.split(",")],
+        "precompute.views": views,
         "precompute.encoding": encoding or None,
         "precompute.batch_size": batch_size,
         "precompute.device": device,
@@ -100,19 +105,19 @@ def _notes(settings: "Config") -> "Iterator[str]":
 
 
 def _print_result(result: "PrecomputeResult", data: str) -> None:
-    names = ", ".join(entry.teacher_id for entry in result.teachers)
+    names = ", ".join(entry.teacher_id + _and_views(entry.views) for entry in result.teachers)
     if not result.computed:
         say(f"{result.store} is finished: {result.rows} rows of {names}; nothing to do")
     else:
         rate = result.computed / max(result.seconds, 1e-9)
-        unit = "images" if len(result.teachers) == 1 else "rows"
+        unit = "images" if result.wanted == result.rows else "rows"
         say(
-            f"{result.store}: {result.computed} of {result.rows * len(result.teachers)} rows computed "
+            f"{result.store}: {result.computed} of {result.wanted} rows computed "
             f"in {result.seconds:.1f} s ({rate:.1f} {unit}/s)"
         )
     for entry in result.teachers:
         if len(result.teachers) > 1:
-            say(f"{entry.teacher_id}: {entry.computed} of {result.rows} rows computed")
+            say(f"{entry.teacher_id}: {entry.computed} of {result.rows * (1 + entry.views)} rows computed")
         if entry.random_weights:
             say("  random weights: rows for dry runs; train refuses them without --allow-random-teacher")
         for output, sets in entry.class_sets.items():
@@ -124,14 +129,19 @@ def _print_result(result: "PrecomputeResult", data: str) -> None:
         say(f"next: embedkd train --targets {result.store}{_flags(result, data)} --student vit-tiny")
 
 
+def _and_views(count: int) -> str:
+    return f" and {count} {'view' if count == 1 else 'views'} of it" if count else ""
+
+
 def _flags(result: "PrecomputeResult", data: str) -> str:
     """What train must be told about this store: where its shards lie if no path leads to them from where it lies."""
     from embedkd.store import open_store
+    from embedkd.store.siblings import without_views
 
     store, first = open_store(result.store), result.teachers[0]
     flags = (
         f"--data {shlex.quote(data)}" if store.data_root == ELSEWHERE else "",
-        f"--teacher {first.teacher_id}" if len(store.teacher_ids) > 1 else "",
+        f"--teacher {first.teacher_id}" if len(without_views(store.teachers)) > 1 else "",
         "--allow-random-teacher" if first.random_weights else "",
     )
     return "".join(f" {flag}" for flag in flags if flag)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from embedkd.allocator import tune_allocator
 from embedkd.errors import TeacherError
 from embedkd.finetune.data import TuningData, open_data
 from embedkd.finetune.tuner import Tuner
 from embedkd.finetune.views import TeachersView, TrainingView
 from embedkd.join import JoinedShards, make_loader
 from embedkd.rundir import usable_cpus
-from embedkd.teachers import LoadOptions, load_teacher, tune_allocator
+from embedkd.teachers import LoadOptions, load_teacher
 from embedkd.training.device import Precision, resolve_device, resolve_precision, resolve_workers
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from embedkd.errors import CheckpointError, TrainingError
 from embedkd.finetune.rates import check_parts, depths, layered_optimiser, set_modes
 from embedkd.seeding import stream_seed
 from embedkd.training.device import Precision, autocast
+from embedkd.training.lesson import without_padding
 from embedkd.training.optim import Schedule
-from embedkd.training.state import Position, StepValues, without_padding
+from embedkd.training.state import Position, StepValues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

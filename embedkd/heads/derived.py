@@ -23,8 +23,10 @@ def derived_spec(base: TeacherSpec, head: "Head") -> TeacherSpec:
     """The specification of the teacher that a head makes of another.
 
     Its name is the other's with ``+`` and the head's name, in front of an ``@``; its digest covers the head and the
-    other's fingerprint.
+    other's fingerprint. Of a stored view it makes the same view of what it makes of the teacher.
     """
+    if base.view is not None:
+        return replace(derived_spec(base.plain, head), view=base.view)
     model, at, weights = base.name.partition("@")
     facts = [base.fingerprint, head.output, head.sha256]
     return replace(
@@ -46,7 +48,7 @@ def write_logits(view: TeacherView, head: "Head", watch: "Progress") -> TeacherV
     """Commit the logits of every slot that has none yet; what is there is left as it is.
 
     Args:
-        view: The teacher that the head was made for, complete for the head's output.
+        view: The teacher that the head was made for, or a stored view of it, complete for the head's output.
         head: The head.
         watch: Who watches.
 
@@ -57,7 +59,7 @@ def write_logits(view: TeacherView, head: "Head", watch: "Progress") -> TeacherV
     spec = derived_spec(view.spec, head)
     writer = PassWriter(view.store, spec, Pass((LOGITS,), 1, 1, DEVICE))
     left = [slot for slot in view.store.slots if not writer.is_committed(slot)]
-    watch.begin("logits", sum(slot.rows for slot in left), "rows")
+    watch.begin(f"logits of {view.spec.title}", sum(slot.rows for slot in left), "rows")
     try:
         for slot in left:
             writer.write(slot, slot_logits(view, head, slot), {"process": str(os.getpid())})

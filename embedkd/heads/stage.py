@@ -1,6 +1,6 @@
 """What ``embedkd head`` does: a head for one of a store's teachers, and its logits as rows of a derived teacher."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import HoleError, StoreError, UnknownNameError
@@ -13,6 +13,7 @@ from embedkd.progress import Progress, Silent
 from embedkd.store import EmbeddingStore, TeacherView, open_store
 from embedkd.store.averaging import commits_digest
 from embedkd.store.heads import Head, check_name, head_names, is_derived, read_head, write_head
+from embedkd.store.siblings import without_views
 from embedkd.training.device import resolve_device
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class HeadResult:
         val_top1: On the validation split.
         test_top1: On the test split.
         temperature: The one that calibrates the logits on the validation split, out of a grid; None without the split.
+        views: Stored views of the derived teacher: as many as the teacher has.
     """
 
     store: str
@@ -55,6 +57,7 @@ class HeadResult:
     val_top1: float | None
     test_top1: float | None
     temperature: float | None
+    views: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -67,13 +70,15 @@ class HeadResult:
         known = ", ".join(f"{split} {share:.1%}" for split, share in shares.items() if share is not None)
         l2 = "" if self.l2 is None else f", l2 {self.l2:g}"
         heat = "" if self.temperature is None else f", calibrated at temperature {self.temperature:.2g}"
-        return f"{self.derived}: logits of {self.classes} classes, top-1 {known or 'not measured'}{l2}{heat}"
+        seen = f" and of {self.views} views" if self.views else ""
+        return f"{self.derived}: logits of {self.classes} classes{seen}, top-1 {known or 'not measured'}{l2}{heat}"
 
 
 def make_head(config: "HeadConfig", averages: "AverageConfig", progress: Progress | None = None) -> HeadResult:
     """Fit or build a head, keep it in the store, and write its logits as the rows of a derived teacher.
 
-    A head that is there already is not fitted again; slots that have their logits are skipped.
+    A head that is there already is not fitted again; slots that have their logits are skipped. Where the teacher has
+    stored views, so has the derived one: a head is fitted to whole images and asked about views too.
 
     Args:
         config: Which head of which rows.
@@ -108,20 +113,34 @@ def make_head(config: "HeadConfig", averages: "AverageConfig", progress: Progres
         write_head(view, head)
     derived = write_logits(view, head, watch)
     add_class_set(derived, LOGITS, averages, watch)
-    return _result(view, head, derived, losses)
+    views = _write_views(view, head, watch)
+    return replace(_result(view, head, derived, losses), views=views)
+
+
+def _write_views(view: TeacherView, head: Head, watch: Progress) -> int:
+    """Logits of every stored view of a teacher that has the head's output; how many these are."""
+    views = [view.store.teacher(name) for name in view.store.views_of(view.teacher_id)]
+    seen = [one for one in views if head.output in one.outputs]
+    for one in seen:
+        write_logits(one, head, watch)
+    if len(seen) < len(views):
+        watch.line(f"no logits of {len(views) - len(seen)} of {len(views)} views: they have no {head.output}")
+    return len(seen)
 
 
 def _base_teacher(store: EmbeddingStore, name: str | None) -> TeacherView:
     """The teacher of that name, or the only one that no head made."""
     if name is not None:
-        return store.teacher(name)
-    views = [TeacherView(store, teacher_id) for teacher_id in store.teacher_ids]
-    bases = [view for view in views if not is_derived(view.spec)]
+        view = store.teacher(name)
+        if view.spec.view is not None:
+            raise StoreError(f"a head is fitted to whole images, and {name} is a view; name {view.spec.name}")
+        return view
+    bases = [key for key, spec in without_views(store.teachers).items() if not is_derived(spec)]
     if len(bases) == 1:
-        return bases[0]
+        return store.teacher(bases[0])
     if not bases:
         raise HoleError(f"{store.storage.url} has no teacher's rows yet; run embedkd precompute")
-    names = ", ".join(sorted(view.spec.name for view in bases))
+    names = ", ".join(sorted(store.teachers[key].name for key in bases))
     raise StoreError(f"{store.storage.url} has several teachers; name one with --teacher: {names}")
 
 

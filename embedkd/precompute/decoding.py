@@ -22,31 +22,28 @@ import numpy as np
 
 from embedkd.errors import EmbedKDError, SourceError
 from embedkd.precompute.channel import Channel
-from embedkd.precompute.worker import CHUNK_ROWS, Decoded, block_bytes, block_views, decode_into, serve
+from embedkd.precompute.worker import (
+    Decoded,
+    Transform,
+    block_bytes,
+    block_views,
+    chunk_rows,
+    decode_into,
+    serve,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
     from numpy.typing import NDArray
-    from PIL.Image import Image
-    from torch import Tensor
 
+    from embedkd.precompute.worker import Part
     from embedkd.records import DecodePolicy
 
 WINDOW_BYTES = 1 << 30
 _LEAVE_S = 10.0
-
-Images = list[bytes | None]
-
-
-@dataclass(frozen=True)
-class Transform:
-    """One preprocessing, and height and width of what it gives."""
-
-    preprocess: "Callable[[Image], Tensor]"
-    crop_px: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class _Worker:
     process: "BaseProcess"
     tasks: "Connection"
 
-    def decode(self, task: tuple[Images, int, tuple[int, ...]]) -> Decoded:
+    def decode(self, task: "tuple[list[Part], int, tuple[int, ...]]") -> Decoded:
         try:
             self.tasks.send(task)
             reply = self.tasks.recv()
@@ -91,7 +88,7 @@ class DecodePool:
     """Decodes chunks of images, several at a time.
 
     Args:
-        transforms: The preprocessings of all teachers.
+        transforms: Of all teachers and views.
         policy: How images are decoded.
         workers: Worker processes; 0 decodes in threads.
         threads: Threads where there are no workers.
@@ -100,17 +97,19 @@ class DecodePool:
     Attributes:
         free: Blocks that nobody writes into or reads from; to be put back when their pixels were taken.
         blocks: How many there are.
+        chunk_rows: Samples of a chunk at most.
     """
 
     def __init__(
         self, transforms: "Sequence[Transform]", policy: "DecodePolicy", *, workers: int, threads: int, batch_rows: int
     ) -> None:
-        self._transforms = [transform.preprocess for transform in transforms]
+        self._transforms = list(transforms)
         self._shapes = [transform.crop_px for transform in transforms]
         self._policy = policy
         self._workers = workers if transforms else 0
         lanes = self._workers or threads
-        self.blocks = window_blocks(lanes, batch_rows, block_bytes(self._shapes))
+        self.chunk_rows = chunk_rows(len(transforms))
+        self.blocks = window_blocks(lanes, -(-batch_rows // self.chunk_rows), block_bytes(self._shapes))
         self._buffer = self._allocate()
         self._views = block_views(self._buffer, self._shapes, self.blocks)
         self.free: Channel[int] = Channel(self.blocks)
@@ -130,28 +129,28 @@ class DecodePool:
         # A file without a name: it is gone with the last process that has it, whoever is killed.
         return self._context.RawArray(ctypes.c_uint8, max(size, 1))
 
-    def submit(self, images: Images, block: int, wanted: tuple[int, ...]) -> "Future[Decoded]":
+    def submit(self, parts: "list[Part]", block: int, wanted: tuple[int, ...]) -> "Future[Decoded]":
         """Decode a chunk into a block.
 
         Args:
-            images: Up to CHUNK_ROWS files; None where a sample has none.
+            parts: Up to `chunk_rows` files with their keys.
             block: One that was taken from `free`.
             wanted: Numbers of the transforms whose pixels are needed.
         """
-        return self._lanes.submit(self._remote if self._workers else self._local, images, block, wanted)
+        return self._lanes.submit(self._remote if self._workers else self._local, parts, block, wanted)
 
     def pixels(self, block: int, transform: int) -> "NDArray[np.float32]":
-        """What a chunk left in its block: [CHUNK_ROWS, 3, H, W]."""
+        """What a chunk left in its block: [chunk_rows, 3, H, W]."""
         return self._views[block][transform]
 
-    def _local(self, images: Images, block: int, wanted: tuple[int, ...]) -> Decoded:
-        return decode_into(images, [(self._transforms[i], self._views[block][i]) for i in wanted], self._policy)
+    def _local(self, parts: "list[Part]", block: int, wanted: tuple[int, ...]) -> Decoded:
+        return decode_into(parts, [(self._transforms[i], self._views[block][i]) for i in wanted], self._policy)
 
-    def _remote(self, images: Images, block: int, wanted: tuple[int, ...]) -> Decoded:
+    def _remote(self, parts: "list[Part]", block: int, wanted: tuple[int, ...]) -> Decoded:
         worker: _Worker | None = getattr(self._own, "worker", None)
         if worker is None:
             worker = self._own.worker = self._start()
-        return worker.decode((images, block, wanted))
+        return worker.decode((parts, block, wanted))
 
     def _start(self) -> _Worker:
         """Start the worker of this thread; it is started here so that the teacher need not wait for it."""
@@ -187,17 +186,17 @@ def _ctrl_c_held_back() -> "Iterator[None]":
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def window_blocks(lanes: int, batch_rows: int, block_size_bytes: int) -> int:
+def window_blocks(lanes: int, batch_chunks: int, block_size_bytes: int) -> int:
     """How many chunks may be in flight: two a lane, and those of one batch, as far as WINDOW_BYTES reach.
 
-    >>> window_blocks(2, 64, 8 * 3 * 224 * 224 * 4), window_blocks(64, 256, 8 * 3 * 1024 * 1024 * 4)
+    >>> window_blocks(2, 8, 8 * 3 * 224 * 224 * 4), window_blocks(64, 32, 8 * 3 * 1024 * 1024 * 4)
     (12, 65)
     """
-    wanted = 2 * lanes + -(-batch_rows // CHUNK_ROWS)
+    wanted = 2 * lanes + batch_chunks
     return max(lanes + 1, min(wanted, WINDOW_BYTES // max(block_size_bytes, 1)))
 
 
-def _modules_of(transforms: "list[Callable[[Image], Tensor]]") -> list[str]:
+def _modules_of(transforms: "list[Transform]") -> list[str]:
     """Modules that a worker needs to unpickle the transforms: imported once, in the server that workers fork from."""
     texts = {text for _, text, _ in pickletools.genops(pickle.dumps(transforms)) if isinstance(text, str)}
     return sorted(name for name in texts if name in sys.modules and name != "__main__")

@@ -1,19 +1,26 @@
 """What is in a store, for people and scripts."""
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from embedkd.store import EmbeddingStore, TeacherView, open_store, set_names
+from embedkd.store import EmbeddingStore, MeasuredError, TeacherView, open_store, set_names
 from embedkd.store.classes import averaged_outputs, is_outdated
+from embedkd.store.siblings import ViewGroup, view_groups, without_views
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from embedkd.records import TeacherSpec
 
 
 def describe_store(location: str) -> dict[str, Any]:
-    """Facts about a store as JSON values: data, splits, teachers, coverage, class sets.
+    """Facts about a store as JSON values: data, splits, teachers with their views, coverage, class sets.
 
     Raises:
         StoreError: There is no store, or its metadata cannot be trusted.
     """
     store = open_store(location)
+    specs = store.teachers
     splits: Counter[str] = Counter()
     for slot in store.slots:
         splits[slot.shard.split] += slot.rows
@@ -30,16 +37,16 @@ def describe_store(location: str) -> dict[str, Any]:
         "rows": splits.total(),
         "splits": dict(splits),
         "classes": None if store.class_names is None else list(store.class_names),
-        "teachers": [_teacher(store, teacher_id) for teacher_id in store.teacher_ids],
+        "teachers": [_teacher(store, teacher_id, specs) for teacher_id in without_views(specs)],
     }
 
 
-def _teacher(store: EmbeddingStore, teacher_id: str) -> dict[str, Any]:
+def _teacher(store: EmbeddingStore, teacher_id: str, specs: "Mapping[str, TeacherSpec]") -> dict[str, Any]:
     view = TeacherView(store, teacher_id)
     spec = view.spec
     return {
         "id": teacher_id,
-        "name": spec.name,
+        "name": spec.title,
         "model": spec.model,
         "weights_sha256": spec.weights_sha256,
         "source": spec.source,
@@ -50,6 +57,33 @@ def _teacher(store: EmbeddingStore, teacher_id: str) -> dict[str, Any]:
         "other_class_sets": {
             output: set_names(view, output) for output in averaged_outputs(view) if output not in view.outputs
         },
+        "views": [_views(store, group) for group in view_groups(specs, teacher_id)] if spec.view is None else [],
+    }
+
+
+def _views(store: EmbeddingStore, group: ViewGroup) -> dict[str, Any]:
+    """Views that differ in their index alone: what all of them hold together."""
+    views = [TeacherView(store, teacher_id) for teacher_id in group.ids]
+    first = group.views[0]
+    return {
+        "seed": first.seed,
+        "min_crop_area": first.min_crop_area,
+        "flip": first.flip,
+        "indices": [view.index for view in group.views],
+        "ids": list(group.ids),
+        "outputs": [_of_views(views, name) for name in sorted({name for view in views for name in view.outputs})],
+    }
+
+
+def _of_views(views: list[TeacherView], name: str) -> dict[str, Any]:
+    """One output of those views that have it."""
+    having = [view for view in views if name in view.outputs]
+    counts = [view.counts(name) for view in having]
+    return {
+        "name": name,
+        "committed": sum(int(count.committed.sum()) for count in counts),
+        "usable": sum(int(count.ok.sum()) for count in counts),
+        "error": MeasuredError.joined(view.error(name) for view in having).to_json(),
     }
 
 

@@ -21,7 +21,7 @@ from embedkd.errors import ShardError, TeacherError
 from embedkd.precompute.batch_size import advise_smaller, is_out_of_memory
 from embedkd.precompute.batches import Assembler, Batch
 from embedkd.precompute.channel import Flow
-from embedkd.precompute.decoding import DecodePool, Transform
+from embedkd.precompute.decoding import DecodePool
 from embedkd.precompute.hardware import use_threads
 from embedkd.precompute.reading import Chunk, Reader, SlotRun
 from embedkd.precompute.rows import TEXT, Job, SlotTable
@@ -30,6 +30,7 @@ from embedkd.rundir import usable_cpus
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from embedkd.precompute.worker import Transform
     from embedkd.progress import Progress
     from embedkd.store import Commit, EmbeddingStore, Slot
 
@@ -191,7 +192,7 @@ class ShardProcessor:
         for job in run.jobs:
             lost = {int(row) for name in job.plan.outputs for row in self._tables[job].not_finite(name)}
             for row in sorted(lost):
-                self._report(f"row {row} of {where}: {job.teacher.spec.name} says values that are not finite")
+                self._report(f"row {row} of {where}: {job.writer.spec.title} says values that are not finite")
                 self.tally.bad["non_finite"] += 1
 
     def _report(self, line: str) -> None:
@@ -213,22 +214,22 @@ class ShardProcessor:
                 count = len(self._tables[job].not_finite(name))
                 if count > limit:
                     raise TeacherError(
-                        f"{job.teacher.spec.name}: {name} is not finite for {count} of {run.slot.rows} samples of "
+                        f"{job.writer.spec.title}: {name} is not finite for {count} of {run.slot.rows} samples of "
                         f"{where}\nleave {name} out with --outputs, try --set precompute.precision=float32, or raise "
                         "precompute.max_bad_fraction"
                     )
 
 
 def _transforms(jobs: "Sequence[Job]") -> "tuple[list[Transform], dict[Job, int | None]]":
-    """Every different preprocessing once, and which of them is each job's; None for a job that wants no pixels."""
+    """Every different transform once, and which of them is each job's; None for a job that wants no pixels."""
     places: dict[bytes, int] = {}
     transforms: list[Transform] = []
     numbers: dict[Job, int | None] = {}
     for job in jobs:
         numbers[job] = None
         if job.image_outputs:
-            transform = Transform(job.teacher.preprocess, job.teacher.spec.preprocess.crop_px)
-            same = pickle.dumps((transform.preprocess, transform.crop_px))
+            transform = job.transform
+            same = pickle.dumps(transform)
             if same not in places:
                 places[same] = len(transforms)
                 transforms.append(transform)

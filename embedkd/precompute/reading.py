@@ -6,7 +6,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedkd.errors import ShardError
-from embedkd.precompute.worker import CHUNK_ROWS
 from embedkd.records import Place, RowStatus, Sample, key_hash
 from embedkd.sources.fields import CAPTION_SUFFIX, image_suffix, label
 from embedkd.sources.reader import ShardStream, check_same
@@ -128,7 +127,7 @@ class Reader:
         slot, shard = run.slot, run.slot.shard
         with ShardStream(ShardSource(self._root, shard.url)) as stream:
             samples = iter(stream)
-            for part in _chunks(islice(samples, slot.start, slot.start + slot.rows)):
+            for part in _chunks(islice(samples, slot.start, slot.start + slot.rows), self._pool.chunk_rows):
                 yield self._begin(run, part)
             total = slot.start + len(run.hashes) + sum(1 for _ in samples)
             run.source = {"url": shard.url, "bytes": stream.size_bytes, "blake2b": stream.blake2b}
@@ -145,8 +144,10 @@ class Reader:
         run.places.extend(sample.place for sample in samples)
         wanted = {transform for job in run.jobs if (transform := self._jobs[job]) is not None}
         block = self._pool.free.get()
-        decoded = self._pool.submit(images, block, tuple(sorted(wanted))) if wanted else None
-        return Chunk(run, first, [sample.key for sample in samples], captions, faults, block, decoded)
+        keys = [sample.key for sample in samples]
+        parts = list(zip(images, keys, strict=True))
+        decoded = self._pool.submit(parts, block, tuple(sorted(wanted))) if wanted else None
+        return Chunk(run, first, keys, captions, faults, block, decoded)
 
     def _label(self, run: SlotRun, sample: Sample) -> int:
         where = f"sample {sample.key!r} of {run.slot.shard.url}"
@@ -168,13 +169,13 @@ class Reader:
         return sample.fields[suffix]
 
 
-def _chunks(samples: "Iterator[Sample]") -> "Iterator[list[Sample]]":
+def _chunks(samples: "Iterator[Sample]", rows: int) -> "Iterator[list[Sample]]":
     part: list[Sample] = []
     size_bytes = 0
     for sample in samples:
         part.append(sample)
         size_bytes += sum(len(data) for data in sample.fields.values())
-        if len(part) == CHUNK_ROWS or size_bytes >= _CHUNK_BYTES:
+        if len(part) == rows or size_bytes >= _CHUNK_BYTES:
             yield part
             part, size_bytes = [], 0
     if part:

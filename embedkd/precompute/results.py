@@ -1,14 +1,14 @@
 """What a run of precompute leaves, and whether it is there already. Imports no torch and no teacher."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embedkd.errors import ConfigError
 from embedkd.precompute.averages import class_sets_done
 from embedkd.precompute.encodings import are_meant
 from embedkd.precompute.opening import EMBEDDED_DATA, check_listing
-from embedkd.precompute.rows import TEXT
+from embedkd.precompute.rows import TEXT, image_outputs
 from embedkd.sources.shards import list_data
 from embedkd.storage import open_storage
 from embedkd.store import EmbeddingStore, TeacherView, is_created, open_store, set_names
@@ -32,10 +32,11 @@ class TeacherResult:
         teacher_id: The teacher's folder in the store.
         name: The teacher's full name.
         outputs: Outputs that were asked for.
-        computed: Samples that this run computed; 0 where nothing was left to do.
+        computed: Rows of samples that this run computed, those of its views too; 0 where nothing was left to do.
         bad: Rows without an embedding, by reason, over all outputs.
         class_sets: Names of the class sets, by output.
         random_weights: Whether its weights were drawn and not trained.
+        views: Stored views that were asked for.
     """
 
     teacher_id: str
@@ -45,6 +46,7 @@ class TeacherResult:
     bad: "Mapping[str, int]"
     class_sets: "Mapping[str, tuple[str, ...]]"
     random_weights: bool = False
+    views: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class PrecomputeResult:
     Attributes:
         store: Path of the store.
         rows: Samples in the store.
-        computed: Samples that this run computed, over all teachers; 0 where the store was finished already.
+        computed: Samples that this run computed, over all teachers and views; 0 where the store was finished already.
         seconds: Wall time of this run from the first image to the last commit.
         teachers: One entry a teacher, in the order of their names.
     """
@@ -64,6 +66,11 @@ class PrecomputeResult:
     computed: int
     seconds: float
     teachers: tuple[TeacherResult, ...]
+
+    @property
+    def wanted(self) -> int:
+        """Samples over all teachers and views that were asked for."""
+        return self.rows * sum(1 + entry.views for entry in self.teachers)
 
 
 def find_finished(config: "Config") -> PrecomputeResult | None:
@@ -116,16 +123,22 @@ def _find_teacher(views: list[TeacherView], name: "ResolvedName", config: "Confi
         outputs = view.spec.ordered(dict.fromkeys(asked))
         if not config.precompute.outputs:
             outputs = view.spec.default_outputs
-        if not outputs or not set(outputs) <= set(view.outputs):
+        if not _is_complete(view, outputs) or not class_sets_done(view, outputs, config.average):
             continue
-        if not any(view.holes(output) for output in outputs) and class_sets_done(view, outputs, config.average):
-            return describe_teacher(view, outputs, computed=0)
+        seen = {other.spec.fingerprint: other for other in views}
+        wanted = [seen.get(replace(view.spec, view=one).fingerprint) for one in config.precompute.view_specs]
+        if all(other is not None and _is_complete(other, image_outputs(outputs)) for other in wanted):
+            return describe_teacher(view, outputs, views=len(wanted), computed=0)
     return None
+
+
+def _is_complete(view: TeacherView, outputs: tuple[str, ...]) -> bool:
+    return bool(outputs) and set(outputs) <= set(view.outputs) and not any(map(view.holes, outputs))
 
 
 def _is_meant(spec: "TeacherSpec", name: "ResolvedName", wanted: "PrecomputeConfig") -> bool:
     """Whether a specification is what this name would load with these settings."""
-    if spec.name != name.name or wanted.precision not in {"auto", spec.precision}:
+    if spec.view is not None or spec.name != name.name or wanted.precision not in {"auto", spec.precision}:
         return False
     if not are_meant(spec, wanted.encoding):
         return False
@@ -145,8 +158,8 @@ def _has_prompts(view: TeacherView, prompts: str) -> bool:
     return any(view.class_set(name, TEXT).commits == digest for name in set_names(view, TEXT))
 
 
-def describe_teacher(view: TeacherView, outputs: tuple[str, ...], *, computed: int) -> TeacherResult:
-    """One teacher's entry, read from the store."""
+def describe_teacher(view: TeacherView, outputs: tuple[str, ...], *, views: int, computed: int) -> TeacherResult:
+    """One teacher's entry, read from the store; what its views lack is counted with them, and not here."""
     bad: Counter[str] = Counter()
     for output in outputs:
         bad.update({reason: int(n) for reason, column in view.counts(output).bad.items() if (n := column.sum())})
@@ -159,6 +172,7 @@ def describe_teacher(view: TeacherView, outputs: tuple[str, ...], *, computed: i
         bad=dict(bad),
         class_sets={output: tuple(set_names(view, output)) for output in shown},
         random_weights=view.spec.random_weights,
+        views=views,
     )
 
 

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedkd.errors import TeacherError
+from embedkd.precompute.worker import Transform
 from embedkd.records import OutputSpec, RowStatus
 from embedkd.store import Pass, SlotRows
 from embedkd.store.quantising import holds
+from embedkd.teachers.base import preprocess_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from embedkd.precompute.reading import SlotRun
@@ -18,6 +22,11 @@ if TYPE_CHECKING:
     from embedkd.teachers.base import Teacher
 
 TEXT = "text"
+
+
+def image_outputs(outputs: "Sequence[str]") -> tuple[str, ...]:
+    """Those that come from pixels."""
+    return tuple(name for name in outputs if name != TEXT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +49,13 @@ class Job:
     @property
     def image_outputs(self) -> tuple[str, ...]:
         """Outputs that come from pixels."""
-        return tuple(name for name in self.plan.outputs if name != TEXT)
+        return image_outputs(self.plan.outputs)
+
+    @property
+    def transform(self) -> "Transform":
+        """From an image to the pixels that the teacher sees: all of it, or the part of a view."""
+        view = self.writer.spec.view
+        return Transform(preprocess_for(self.teacher, view), self.teacher.spec.preprocess.crop_px, view)
 
     @property
     def reads_text(self) -> bool:
@@ -57,7 +72,7 @@ class SlotTable:
     """
 
     def __init__(self, job: Job, rows: int) -> None:
-        self._name = job.teacher.spec.name
+        self._name = job.writer.spec.title
         self._specs: dict[str, OutputSpec] = {}
         for name in job.plan.outputs:
             output = job.writer.spec.output(name)

@@ -4,6 +4,7 @@ Heavy imports happen after the question whether there is anything left to do, so
 """
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from embedkd.errors import Interrupted, StoreError, TeacherError
@@ -13,19 +14,19 @@ from embedkd.precompute.jobs import Asked, load_teachers, make_jobs
 from embedkd.precompute.opening import Opening
 from embedkd.precompute.process import ShardProcessor
 from embedkd.precompute.results import PrecomputeResult, describe_teacher, find_finished, make_result
+from embedkd.precompute.rounds import rounds
 from embedkd.precompute.rows import TEXT, Job
 from embedkd.progress import Progress, Silent
 from embedkd.store import EmbeddingStore, TeacherView
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from embedkd.config import Config
 
 
 def precompute(config: "Config", progress: Progress | None = None) -> PrecomputeResult:
-    """Run teachers over shards and write what they say into a store, then the default class means.
+    """Run teachers over shards and write what they say of images and views into a store, then the default class means.
 
     Args:
         config: Its sections ``data``, ``precompute`` and ``average``.
@@ -44,7 +45,7 @@ def precompute(config: "Config", progress: Progress | None = None) -> Precompute
     opening = Opening.of(config, watch)
     _check_prompts(wanted.class_prompts, opening)
 
-    from embedkd.teachers import tune_allocator
+    from embedkd.allocator import tune_allocator
 
     tune_allocator()
     device = resolve_device(wanted.device)
@@ -55,15 +56,18 @@ def precompute(config: "Config", progress: Progress | None = None) -> Precompute
     store = opening.store(config)  # only now: a teacher that cannot be had leaves nothing behind
     jobs = make_jobs(store, asked, wanted, device_model(device), watch)
     started = time.perf_counter()
-    processor = ShardProcessor(
-        store,
-        opening.listing.root,
-        jobs,
-        decode_workers=resolve_workers(wanted.decode_workers, device),
-        max_bad_fraction=wanted.max_bad_fraction,
-        progress=watch,
-        pin_memory=device.startswith("cuda"),
-    )
+
+    def processor(some: "Sequence[Job]") -> ShardProcessor:
+        return ShardProcessor(
+            store,
+            opening.listing.root,
+            some,
+            decode_workers=resolve_workers(wanted.decode_workers, device),
+            max_bad_fraction=wanted.max_bad_fraction,
+            progress=watch,
+            pin_memory=device.startswith("cuda"),
+        )
+
     computed = _run(processor, store, jobs, watch)
     seconds = time.perf_counter() - started
     return _complete(store, asked, config, computed, seconds=seconds, watch=watch)
@@ -85,13 +89,20 @@ def _check_prompts(prompts: str | None, opening: Opening) -> None:
         raise StoreError(f"{opening.listing.root} names no classes to put into prompts; pack the data with names")
 
 
-def _run(processor: ShardProcessor, store: EmbeddingStore, jobs: "Sequence[Job]", watch: Progress) -> "Counter[str]":
-    """Samples computed, by teacher."""
+def _run(
+    processor: "Callable[[Sequence[Job]], ShardProcessor]",
+    store: EmbeddingStore,
+    jobs: "Sequence[Job]",
+    watch: Progress,
+) -> "Counter[str]":
+    """Samples computed, by teacher; those of a view are its own."""
+    computed: Counter[str] = Counter()
     left = {slot: sum(not job.writer.is_committed(slot) for job in jobs) for slot in store.slots}
     unit = "images" if len(jobs) == 1 and jobs[0].image_outputs else "rows"
     watch.begin("precompute", sum(slot.rows * count for slot, count in left.items()), unit)
     try:
-        return processor.run([slot for slot, count in left.items() if count]).computed
+        for some in rounds(jobs, max(slot.rows for slot in store.slots)):
+            computed += processor(some).run([slot for slot, count in left.items() if count]).computed
     except KeyboardInterrupt as error:
         done = sum(all(job.writer.is_committed(slot) for job in jobs) for slot in store.slots)
         raise Interrupted(
@@ -100,6 +111,7 @@ def _run(processor: ShardProcessor, store: EmbeddingStore, jobs: "Sequence[Job]"
         ) from error
     finally:
         watch.end()
+    return computed
 
 
 def _complete(
@@ -114,6 +126,9 @@ def _complete(
     """Class means and class texts, and the result."""
     entries = []
     for one in asked:
+        if one.spec.view is not None:  # class means are of whole images
+            continue
+        views = [other.teacher_id for other in asked if other.spec.view and other.spec.plain == one.spec]
         view = TeacherView(store, one.teacher_id)
         for output in one.outputs:
             add_class_set(view, output, config.average, watch)
@@ -121,5 +136,6 @@ def _complete(
             from embedkd.precompute.class_texts import add_class_texts
 
             add_class_texts(view, one.teacher, config.precompute.class_prompts, watch)
-        entries.append(describe_teacher(view, one.outputs, computed=computed[one.teacher_id]))
+        rows = sum(computed[name] for name in (one.teacher_id, *views))
+        entries.append(describe_teacher(view, one.outputs, views=len(views), computed=rows))
     return make_result(store, tuple(entries), seconds=seconds)

@@ -16,6 +16,7 @@ import numpy as np
 
 from embedkd.errors import EmbedKDError, ImageError, TeacherError
 from embedkd.sources.images import decode_image
+from embedkd.sources.views import crop_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,30 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from embedkd.records import DecodePolicy
+    from embedkd.records import DecodePolicy, ViewSpec
 
 CHUNK_ROWS = 8  # samples a task: passing one on costs as much as a tenth of decoding one
+
+Part = tuple[bytes | None, str]  # a file, None where a sample has none, and the sample's key
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One way to make a teacher's pixels of an image.
+
+    Attributes:
+        preprocess: From RGB to float32 [3, H, W].
+        crop_px: H and W.
+        view: The part of the image that is preprocessed; None for all of it.
+    """
+
+    preprocess: "Callable[[Image], Tensor]"
+    crop_px: tuple[int, int]
+    view: "ViewSpec | None" = None
+
+    def pixels(self, image: "Image", key: str) -> "Tensor":
+        """Of the sample of that key."""
+        return self.preprocess(image if self.view is None else crop_view(image, self.view, key))
 
 
 @dataclass(frozen=True)
@@ -44,15 +66,15 @@ class Decoded:
 
 
 def decode_into(
-    images: "Sequence[bytes | None]",
-    transforms: "Sequence[tuple[Callable[[Image], Tensor], NDArray[np.float32]]]",
+    parts: "Sequence[Part]",
+    transforms: "Sequence[tuple[Transform, NDArray[np.float32]]]",
     policy: "DecodePolicy",
 ) -> Decoded:
-    """Decode every image once and let each teacher's preprocessing write its pixels.
+    """Decode every image once and let each transform write its pixels.
 
     Args:
-        images: Files; None where a sample has none.
-        transforms: Preprocessing, and float32 [>= N, 3, H, W] that takes its result at the image's place.
+        parts: Files and keys.
+        transforms: Each with float32 [>= N, 3, H, W] that takes its result at the image's place.
         policy: How images are decoded.
 
     Raises:
@@ -60,21 +82,21 @@ def decode_into(
     """
     started = time.perf_counter()
     faults: dict[int, str] = {}
-    for at, data in enumerate(images):
+    for at, (data, key) in enumerate(parts):
         if data is None:
             continue
         try:
             image = decode_image(data, policy)
-            for preprocess, out in transforms:
-                _write(preprocess, image, out[at])
+            for transform, out in transforms:
+                _write(transform, image, key, out[at])
         except ImageError as error:
             faults[at] = str(error)
     return Decoded(faults, time.perf_counter() - started)
 
 
-def _write(preprocess: "Callable[[Image], Tensor]", image: "Image", out: "NDArray[np.float32]") -> None:
+def _write(transform: Transform, image: "Image", key: str, out: "NDArray[np.float32]") -> None:
     try:
-        pixels = preprocess(image).numpy()
+        pixels = transform.pixels(image, key).numpy()
     except ImageError:
         raise
     except Exception as error:  # whatever a family's library raises
@@ -90,23 +112,32 @@ def _write(preprocess: "Callable[[Image], Tensor]", image: "Image", out: "NDArra
     out[...] = pixels
 
 
+def chunk_rows(transforms: int) -> int:
+    """Samples a task: fewer where each of them makes more pixels, so that a block keeps its size.
+
+    >>> [chunk_rows(transforms) for transforms in (0, 1, 2, 3, 9, 51)]
+    [8, 8, 4, 2, 1, 1]
+    """
+    return max(1, CHUNK_ROWS // max(transforms, 1))
+
+
 def block_views(buffer: Any, shapes: "Sequence[tuple[int, int]]", blocks: int) -> "list[list[NDArray[np.float32]]]":
-    """A buffer as blocks, each with room for one chunk of every transform: [block][transform] [CHUNK_ROWS, 3, H, W]."""
-    flat = np.frombuffer(buffer, np.float32)
+    """A buffer as blocks, each with room for one chunk of every transform: [block][transform] [rows, 3, H, W]."""
+    flat, rows = np.frombuffer(buffer, np.float32), chunk_rows(len(shapes))
     views: list[list[NDArray[np.float32]]] = []
     at = 0
     for _ in range(blocks):
         views.append([])
         for height, width in shapes:
-            size = CHUNK_ROWS * 3 * height * width
-            views[-1].append(flat[at : at + size].reshape(CHUNK_ROWS, 3, height, width))
+            size = rows * 3 * height * width
+            views[-1].append(flat[at : at + size].reshape(rows, 3, height, width))
             at += size
     return views
 
 
 def block_bytes(shapes: "Sequence[tuple[int, int]]") -> int:
     """Length of one block."""
-    return sum(CHUNK_ROWS * 3 * height * width * 4 for height, width in shapes)
+    return sum(chunk_rows(len(shapes)) * 3 * height * width * 4 for height, width in shapes)
 
 
 def serve(
@@ -115,12 +146,12 @@ def serve(
     """The body of a worker process: decode what comes, until the parent closes its end or dies.
 
     Args:
-        tasks: Brings (images, block, numbers of the transforms wanted); takes back a `Decoded` or an error.
+        tasks: Brings (files and keys, block, numbers of the transforms wanted); takes back a `Decoded` or an error.
         buffer: Shared memory.
         shapes: Height and width of each transform's pixels.
         blocks: Number of blocks in the buffer.
-        transforms: The pickled list of preprocessings; they come as bytes so that nothing heavy is imported before
-            Ctrl-C is ignored.
+        transforms: The pickled list of `Transform`; it comes as bytes so that nothing heavy is imported before Ctrl-C
+            is ignored.
         policy: The pickled decode policy.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the parent to answer
@@ -128,14 +159,14 @@ def serve(
 
     torch.set_num_threads(1)
     views = block_views(buffer, shapes, blocks)
-    preprocess, how = pickle.loads(transforms), pickle.loads(policy)
+    ways, how = pickle.loads(transforms), pickle.loads(policy)
     parent = parent_process()
     watched: list[Any] = [tasks] if parent is None else [tasks, parent.sentinel]
     try:
         while tasks in wait(watched):
-            images, block, wanted = tasks.recv()
+            parts, block, wanted = tasks.recv()
             try:
-                tasks.send(decode_into(images, [(preprocess[i], views[block][i]) for i in wanted], how))
+                tasks.send(decode_into(parts, [(ways[i], views[block][i]) for i in wanted], how))
             except EmbedKDError as error:
                 tasks.send(error)
     except (EOFError, OSError):

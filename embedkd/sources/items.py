@@ -32,7 +32,7 @@ class PackItem:
     Attributes:
         name: Its name in the source ("cat/0001.jpg"), unique; the key and the place in the shuffle come from it.
         suffix: Format of the image in lower case, without the dot.
-        label: Class number.
+        label: Class number; NO_LABEL writes none.
         read: Gives the image file's bytes; called once, when the sample is written.
         caption: Text that belongs to the image.
         split: The source's own split of this sample.

@@ -14,7 +14,7 @@ from embedkd.errors import ConfigError, SourceError, StorageError
 from embedkd.records import SPLITS, Shard, Split, canonical_json
 from embedkd.seeding import stream_seed
 from embedkd.sources.cifar import read_cifar
-from embedkd.sources.fields import CAPTION_SUFFIX, LABEL_SUFFIX
+from embedkd.sources.fields import CAPTION_SUFFIX, LABEL_SUFFIX, NO_LABEL
 from embedkd.sources.index_json import INDEX_NAME
 from embedkd.sources.items import PackItem, PackSource, read_csv, read_folder
 from embedkd.sources.keys import sample_keys
@@ -198,7 +198,9 @@ def _blocks(rows: "Sequence[tuple[str, PackItem]]") -> "Iterator[bytes]":
     """The bytes of a tar, one sample at a time."""
     size = 0
     for key, item in rows:
-        block = _member(f"{key}.{item.suffix}", item.read()) + _member(f"{key}.{LABEL_SUFFIX}", b"%d" % item.label)
+        block = _member(f"{key}.{item.suffix}", item.read())
+        if item.label != NO_LABEL:
+            block += _member(f"{key}.{LABEL_SUFFIX}", b"%d" % item.label)
         if item.caption is not None:
             block += _member(f"{key}.{CAPTION_SUFFIX}", item.caption.encode())
         size += len(block)

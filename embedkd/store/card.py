@@ -9,13 +9,16 @@ from embedkd.records import RowStatus
 from embedkd.store.access import put_or_keep
 from embedkd.store.classes import averaged_outputs, set_names
 from embedkd.store.heads import head_names, read_head
+from embedkd.store.measured import MeasuredError
 from embedkd.store.reader import open_store
+from embedkd.store.siblings import view_groups, without_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from embedkd.storage import Storage
     from embedkd.store.reader import EmbeddingStore
+    from embedkd.store.siblings import ViewGroup
     from embedkd.store.view import TeacherView
 
 FILE = "README.md"
@@ -47,12 +50,13 @@ def card(store: "EmbeddingStore") -> str:
     Raises:
         StoreError: Something of the store is broken.
     """
-    views = [store.teacher(name) for name in store.teacher_ids]
+    specs = store.teachers
+    views = [store.teacher(name) for name in without_views(specs)]
     sections = [
         "# Embedding store",
         "What teacher models say of the samples of a data set, in Zarr, made by embedkd to train students with.",
         *_data(store),
-        *(line for view in views for line in _teacher(view)),
+        *(line for view in views for line in _teacher(view, view_groups(specs, view.teacher_id))),
         *_use(views),
     ]
     return "\n\n".join(sections) + "\n"
@@ -94,9 +98,9 @@ def _data(store: "EmbeddingStore") -> "Iterable[str]":
     )
 
 
-def _teacher(view: "TeacherView") -> "Iterable[str]":
+def _teacher(view: "TeacherView", groups: "Sequence[ViewGroup]") -> "Iterable[str]":
     spec = view.spec
-    yield f"## Teacher {escaped(spec.name)}"
+    yield f"## Teacher {escaped(spec.title)}"
     facts = [
         ("model", spec.model),
         ("weights from", spec.source),
@@ -106,6 +110,7 @@ def _teacher(view: "TeacherView") -> "Iterable[str]":
         ("precision", spec.precision),
         ("images", str(spec.preprocess)),
         ("libraries", ", ".join(" ".join(pair) for pair in spec.libraries) or "not known"),
+        *(("stored views", str(group)) for group in groups),
     ]
     rows = [(name, escaped(value)) for name, value in facts]
     rows += [("weights, SHA-256", escaped(spec.weights_sha256)), ("fingerprint", f"`{spec.fingerprint}`")]
@@ -115,22 +120,38 @@ def _teacher(view: "TeacherView") -> "Iterable[str]":
     yield "### Rows"
     yield _table(
         ("output", "width", "encoding", "slots", "with an embedding", "without", "size", "1 - cosine: mean, most"),
-        [_output(view, output) for output in view.outputs],
+        [
+            *(_output(f"`{output}`", [view], output) for output in view.outputs),
+            *(row for group in groups for row in _views(view.store, group)),
+        ],
     )
     yield from _quality(view)
 
 
-def _output(view: "TeacherView", output: str) -> tuple[str, ...]:
-    spec, counts, error = view.spec.output(output), view.counts(output), view.error(output)
-    bad = [f"{int(column.sum())} {escaped(reason.replace('_', ' '))}" for reason, column in sorted(counts.bad.items())]
+def _views(store: "EmbeddingStore", group: "ViewGroup") -> "Iterable[tuple[str, ...]]":
+    """A row an output, for all views of a kind together."""
+    views = [store.teacher(name) for name in group.ids]
+    for output in sorted({name for view in views for name in view.outputs}):
+        having = [view for view in views if output in view.outputs]
+        yield _output(f"`{output}` of {len(having)} views", having, output)
+
+
+def _output(name: str, views: "Sequence[TeacherView]", output: str) -> tuple[str, ...]:
+    """One output of a teacher, or of several views of it."""
+    spec, counts = views[0].spec.output(output), [view.counts(output) for view in views]
+    error = MeasuredError.joined(view.error(output) for view in views)
+    lost: Counter[str] = Counter()
+    for count in counts:
+        lost.update({reason: int(column.sum()) for reason, column in count.bad.items()})
+    bad = [f"{rows} {escaped(reason.replace('_', ' '))}" for reason, rows in sorted(lost.items())]
     return (
-        f"`{output}`",
+        name,
         str(spec.dim if spec is not None else 0),
         spec.encoding if spec is not None else "",
-        f"{int(counts.committed.sum())} of {len(view.store.slots)}",
-        str(int(counts.ok.sum())),
+        f"{sum(int(count.committed.sum()) for count in counts)} of {len(views) * len(views[0].store.slots)}",
+        str(sum(int(count.ok.sum()) for count in counts)),
         ", ".join(bad) or "none",
-        _size(_stored_bytes(view, output)),
+        _size(sum(_stored_bytes(view, output) for view in views)),
         f"{error.mean:.1e}, {error.max:.1e}",
     )
 

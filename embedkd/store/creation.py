@@ -10,7 +10,7 @@ from embedkd.storage.places import relative_place
 from embedkd.store.access import put_or_keep
 from embedkd.store.documents import Fields, seal, seal_group
 from embedkd.store.manifest import FOLDER, SYMBOLIC, Manifest, fitting_capacity, slots_of
-from embedkd.store.reader import EmbeddingStore, open_store
+from embedkd.store.reader import EmbeddingStore, open_store, shard_identity
 from embedkd.store.root import policy_facts, policy_of, read_root
 from embedkd.store.schema import ROOT, shelf_metadata
 
@@ -60,7 +60,7 @@ def create_store(
     first = _checked_manifest(facts.text("store_uuid"), root, classes, shards, facts.number("capacity"))
     put_or_keep(storage, f"{FOLDER}/0.json", seal(first.to_json()))
     store = open_store(storage)
-    store.check_shards(shards)
+    _check_shards(store, shards)
     if store.class_names != classes:
         raise StoreError(f"{storage.url} was made with other class names; use another --out")
     return store
@@ -86,6 +86,16 @@ def _checked_manifest(
     """The first manifest, after it was read as a reader will read it."""
     first = Manifest(store, 0, root, classes, slots_of(shards, capacity))
     return Manifest.from_json(Fields(first.to_json(), "the new manifest"), capacity)
+
+
+def _check_shards(store: EmbeddingStore, shards: "tuple[Shard, ...]") -> None:
+    """Compare shards with those that the store was made from, by size, BLAKE2b, samples and split."""
+    url, ours = store.storage.url, store.shards
+    if len(ours) != len(shards):
+        raise StoreError(f"{url} was made from {len(ours)} shards, these are {len(shards)}; use another --out")
+    for mine, given in zip(ours, shards, strict=True):
+        if shard_identity(mine) != shard_identity(given):
+            raise StoreError(f"{url} was made from other shards ({given.url} is not its {mine.url}); use another --out")
 
 
 def _check_settings(storage: "Storage", facts: Fields, policy: "DecodePolicy", capacity: int | None) -> None:

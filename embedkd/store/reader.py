@@ -1,7 +1,7 @@
 """Opening a store: what it holds, and which shards it was made from."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from embedkd.errors import (
     ConfigError,
@@ -9,7 +9,6 @@ from embedkd.errors import (
     HoleError,
     IntegrityError,
     ListingError,
-    StoreError,
     UnknownNameError,
 )
 from embedkd.records import DecodePolicy, OutputSpec, Shard, Split, TeacherSpec, blake2b_hex, canonical_json
@@ -21,14 +20,18 @@ from embedkd.store.lookup import Lookup, hashes_of, look_up, take
 from embedkd.store.manifest import FOLDER, Manifest, Slot, generations, read_manifest, resolve_root
 from embedkd.store.root import policy_facts, policy_of, read_root
 from embedkd.store.schema import is_teacher_id, teacher_folder
+from embedkd.store.siblings import views_among, without_views
 from embedkd.store.structure import read_spec
 from embedkd.store.view import SlotRead, TeacherView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
+_TEACHERS_AHEAD = 8  # answers of an object store that are waited for at once
 
 
 def open_store(location: "str | Path | Storage") -> "EmbeddingStore":
@@ -137,13 +140,16 @@ class EmbeddingStore:
     def teacher_ids(self) -> tuple[str, ...]:
         """Ids of all teachers, sorted. An empty folder is what a writer leaves that was killed while it began."""
         names = [name for name in self.storage.list_names("teachers") if is_teacher_id(name)]
-        return tuple(name for name in names if self.storage.list_names(teacher_folder(name)))
+        sealed = frozenset() if self.catalogue is None else self.catalogue.teachers.keys()
+        begun = self._of_each(lambda name: name in sealed or bool(self.storage.list_names(teacher_folder(name))), names)
+        return tuple(name for name, there in begun.items() if there)
 
     def teacher(self, name: str | None = None) -> TeacherView:
         """One teacher's part of the store.
 
         Args:
-            name: Its id, its name ("packaged:efficientnet-lite0") or a prefix of either; None for the only one.
+            name: Its id, its name ("packaged:efficientnet-lite0") or a prefix of either; None for the only one. Where a
+                teacher and stored views of it are called so, it is the teacher.
 
         Raises:
             HoleError: The store has no teacher yet.
@@ -153,18 +159,38 @@ class EmbeddingStore:
         ids = self.teacher_ids
         if not ids:
             raise HoleError(f"{self.storage.url} has no teacher's rows yet; run embedkd precompute")
-        views = [TeacherView(self, teacher_id) for teacher_id in ([name] if name in ids else ids)]
-        if name is not None and name not in ids:
-            exact = [v for v in views if v.spec.name == name]
-            views = exact or [v for v in views if v.teacher_id.startswith(name) or v.spec.name.startswith(name)]
-        if not views:
+        if name in ids or (name is None and len(ids) == 1):
+            return TeacherView(self, name or ids[0])
+        specs = self.teachers
+        if name is not None:
+            exact = {key: spec for key, spec in specs.items() if spec.name == name}
+            specs = exact or {k: s for k, s in specs.items() if k.startswith(name) or s.name.startswith(name)}
+        if not specs:
             raise UnknownNameError(f"teacher of {self.storage.url}", str(name), ids)
-        if len(views) > 1:
-            called, listed = f" called '{name}...'" if name else "", ", ".join(view.teacher_id for view in views)
+        found = tuple(without_views(specs))
+        if len(found) > 1:
+            called, listed = f" called '{name}...'" if name else "", ", ".join(found)
             raise ConfigError(
-                f"{self.storage.url} has {len(views)} teachers{called}; name one with --teacher or teacher=: {listed}"
+                f"{self.storage.url} has {len(found)} teachers{called}; name one with --teacher or teacher=: {listed}"
             )
-        return views[0]
+        return TeacherView(self, found[0])
+
+    def views_of(self, teacher_id: str) -> tuple[str, ...]:
+        """Ids of the stored views of a teacher: what the same model said of fixed crops of the images.
+
+        Args:
+            teacher_id: Of the teacher that saw the whole images, or of a view of it.
+
+        Returns:
+            By seed, then by index; without the teacher that saw the whole images.
+
+        Raises:
+            UnknownNameError: The store has no such teacher.
+        """
+        specs = self.teachers
+        if teacher_id not in specs:
+            raise UnknownNameError(f"teacher of {self.storage.url}", teacher_id, specs)
+        return views_among(specs, teacher_id)
 
     @property
     def teachers(self) -> dict[str, TeacherSpec]:
@@ -174,7 +200,11 @@ class EmbeddingStore:
             FormatError: A teacher's description is not of format 1.
             IntegrityError: It was changed.
         """
-        return {teacher_id: read_spec(self, teacher_id) for teacher_id in self.teacher_ids}
+        return self._of_each(lambda teacher_id: read_spec(self, teacher_id), self.teacher_ids)
+
+    def _of_each(self, find: "Callable[[str], T]", names: "Sequence[str]") -> "dict[str, T]":
+        """What is found of every teacher, of many at once: with stored views there are dozens."""
+        return dict(zip(names, read_ahead(find, names, depth=_TEACHERS_AHEAD), strict=True))
 
     @property
     def outputs(self) -> dict[str, OutputSpec]:
@@ -305,24 +335,6 @@ class EmbeddingStore:
             found = self.teacher(name)
             view = self._views[name] = self._views.setdefault(found.teacher_id, found)
         return view
-
-    def check_shards(self, shards: tuple[Shard, ...]) -> None:
-        """Compare shards with those that the store was made from, by size, BLAKE2b, samples and split.
-
-        Raises:
-            StoreError: They differ; the first difference is named.
-        """
-        ours = self.shards
-        if len(ours) != len(shards):
-            raise StoreError(
-                f"{self.storage.url} was made from {len(ours)} shards, these are {len(shards)}; use another --out"
-            )
-        for mine, given in zip(ours, shards, strict=True):
-            if shard_identity(mine) != shard_identity(given):
-                raise StoreError(
-                    f"{self.storage.url} was made from other shards ({given.url} is not its {mine.url}); "
-                    "use another --out"
-                )
 
 
 def shard_identity(shard: Shard) -> tuple[int, str, int, str]:

@@ -6,7 +6,7 @@ there that one of them would stumble over.
 
 from typing import TYPE_CHECKING
 
-from embedkd.records import TeacherSpec
+from embedkd.records import MAX_VIEWS, TeacherSpec
 from embedkd.store.documents import Fields
 from embedkd.store.schema import check_output
 
@@ -28,7 +28,7 @@ def read_specification(facts: Fields) -> TeacherSpec:
     Raises:
         FormatError: A member is missing, unknown, of another type or out of bounds, or an output cannot be held.
     """
-    _check(facts, "a specification", _MEMBERS)
+    _check(facts, "a specification", _OF_VIEWS if "view" in facts.content else _MEMBERS)
     spec = TeacherSpec.from_json(facts.content)
     for output in spec.outputs:
         check_output(output)
@@ -60,6 +60,21 @@ def _outputs(facts: Fields, name: str) -> None:
 
 def _preprocess(facts: Fields, name: str) -> None:
     _check(facts.member(name), "a preprocess", _PREPROCESS)
+
+
+def _view(facts: Fields, name: str) -> None:
+    _check(facts.member(name), "a view", _VIEW)
+
+
+def _share(facts: Fields, name: str) -> None:
+    if not 0 <= facts.real(name) <= 1:
+        raise facts.unexpected(f"{name} to be from 0 to 1", facts.content[name])
+
+
+def _area(facts: Fields, name: str) -> None:
+    _share(facts, name)
+    if not facts.real(name):
+        raise facts.unexpected(f"{name} to be above 0", facts.content[name])
 
 
 def _libraries(facts: Fields, name: str) -> None:
@@ -104,6 +119,12 @@ _PREPROCESS: "Mapping[str, Check]" = {
     "backend": Fields.text,
     "pad_rgb": _or_null(_colour),
 }
+_VIEW: "Mapping[str, Check]" = {
+    "seed": Fields.number,
+    "index": lambda facts, name: facts.number(name, high=MAX_VIEWS - 1),
+    "min_crop_area": _area,
+    "flip": _share,
+}
 _MEMBERS: "Mapping[str, Check]" = {
     "name": Fields.text,
     "model": Fields.text,
@@ -123,3 +144,5 @@ _MEMBERS: "Mapping[str, Check]" = {
     "tokenizer": _or_null(Fields.text),
     "derived_from": _or_null(Fields.text),
 }
+# A teacher without a view has no such member, so specifications that are older than views mean what they meant.
+_OF_VIEWS: "Mapping[str, Check]" = {**_MEMBERS, "view": _view}

@@ -5,8 +5,6 @@ A family is one adapter module with ``load(name, options) -> Teacher`` and one e
 stays inside the teacher and is part of its spec's fingerprint.
 """
 
-import ctypes
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,12 +15,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from embedkd.records import TeacherSpec
+    from embedkd.records import TeacherSpec, ViewSpec
 
 # Parameters of glibc's mallopt(3), from <malloc.h>.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_THRESHOLD = -3
-_LARGEST_INT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -149,19 +144,18 @@ class Teacher(Protocol):
         ...
 
 
-def tune_allocator() -> bool:
-    """Let glibc keep the memory of activations between forward passes; call it once in a process that runs a teacher.
+def preprocess_for(teacher: Teacher, view: "ViewSpec | None") -> "Callable[[Image], Tensor]":
+    """From what is shown of an image to the model's input, float32 [3, H, W]; pickles without the model.
 
-    By default glibc maps every large tensor anew and gives it back at once, so a CPU forward pass spends up to half of
-    its time in page faults (measured: 590,000 in one batch of 32 images of 224 px). Kept memory is reused instead, and
-    the process holds its peak until it ends. Numbers do not change.
+    Args:
+        teacher: The teacher.
+        view: Whose part of the image is shown; None where it is all of it.
 
-    Returns:
-        Whether the allocator took both settings; False on systems without glibc, where nothing happens.
+    Raises:
+        TeacherError: Its preprocessing cannot be done to a view.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None:
-        return False
-    settings = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, _LARGEST_INT))
-    taken = [mallopt(parameter, value) == 1 for parameter, value in settings]
-    return all(taken)
+    if view is None:
+        return teacher.preprocess
+    from embedkd.teachers.squash import Squash  # imports torch
+
+    return Squash(teacher.spec.preprocess)

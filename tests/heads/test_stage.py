@@ -16,8 +16,8 @@ from embedkd.heads import HeadResult, make_head
 from embedkd.heads.derived import derived_spec
 from embedkd.heads.linear import L2_GRID
 from embedkd.progress import Silent
-from embedkd.records import RowStatus, TeacherSpec, key_hash
-from embedkd.store import PassWriter, TeacherView, open_store, set_names
+from embedkd.records import RowStatus, TeacherSpec, ViewSpec, key_hash
+from embedkd.store import Pass, PassWriter, SlotRows, TeacherView, open_store, set_names
 from embedkd.store.heads import folds_of, head_names, is_derived, read_head
 from embedkd.store.schema import is_teacher_id
 from tests.tiny import lasting
@@ -72,6 +72,40 @@ def test_logits_become_rows_of_a_derived_teacher(view: TeacherView) -> None:
     assert result.l2 in L2_GRID
     assert any("has the lowest cross-entropy on the validation split" in line for line in watch.lines)
     assert result.temperature is not None
+
+
+def test_views_get_the_logits_of_their_own_rows_out_of_fold(view: TeacherView) -> None:
+    seen = [replace(view.spec, view=ViewSpec(0, index, 0.35, 0.5)) for index in range(2)]
+    for at, (spec, outputs) in enumerate(zip(seen, (("image", "cls"), ("image",)), strict=True)):
+        writer = PassWriter(view.store, spec, Pass(outputs, 8, 1, "x"))
+        for slot in view.store.slots:
+            rows = {name: view.read(slot, name) for name in outputs}
+            said = {name: read.rows.astype(np.float32) * 2 ** (at + 1) for name, read in rows.items()}
+            read = rows["image"]
+            source = {"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b}
+            status = dict.fromkeys(outputs, read.status)
+            writer.write(slot, SlotRows(read.keys, read.labels, read.places, said, status, source), {})
+    result = run(view)
+    store = open_store(result.store)
+    derived = store.views_of(result.derived_id)
+    head = read_head(view, "linear")
+    assert (result.views, len(derived), str(result).count("and of 2 views")) == (2, 2, 1)
+    assert [store.teachers[name].view for name in derived] == [spec.view for spec in seen]
+    assert store.teachers[derived[0]].plain.fingerprint == store.teachers[result.derived_id].fingerprint
+    for at, name in enumerate(derived):
+        for slot in store.slots:
+            read, base = store.read(slot, "logits", teacher=name), view.read(slot, "image")
+            expected = head.logits(base.rows.astype(np.float32) * 2 ** (at + 1), base.keys, slot.shard.split)
+            ok = read.status == RowStatus.OK
+            np.testing.assert_array_equal(read.rows[ok], expected[ok].astype(np.float16))
+    assert set_names(store.teacher(derived[0]), "logits") == []
+    watch = Lines()
+    other = run(view, watch, name="other", output="cls")
+    assert (other.views, watch.lines[-1]) == (1, "no logits of 1 of 2 views: they have no cls")
+    with pytest.raises(
+        StoreError, match=r"^a head is fitted to whole images, and .* is a view; name openclip:Toy@some"
+    ):
+        run(view, teacher=seen[0].teacher_id)
 
 
 def test_a_training_row_never_meets_a_map_that_saw_its_fold(make_store: MakeStore) -> None:

@@ -20,8 +20,8 @@ from PIL import Image
 from embedkd.errors import ImageError, SourceError, TeacherError
 from embedkd.precompute import Job, ShardProcessor
 from embedkd.precompute.batches import Assembler
-from embedkd.precompute.decoding import DecodePool, Transform, window_blocks
-from embedkd.precompute.worker import CHUNK_ROWS, decode_into
+from embedkd.precompute.decoding import DecodePool, window_blocks
+from embedkd.precompute.worker import CHUNK_ROWS, Part, Transform, decode_into
 from embedkd.progress import Silent
 from embedkd.records import DecodePolicy
 from embedkd.storage import LocalStorage
@@ -113,7 +113,7 @@ def test_images_in_flight_are_bounded_across_slots(empty: "Bench", monkeypatch: 
     teacher = Counting()
     empty.run(teacher)
     batch = 3
-    window = CHUNK_ROWS * window_blocks(2, batch, CHUNK_ROWS * 3 * PX * PX * 4)
+    window = CHUNK_ROWS * window_blocks(2, 1, CHUNK_ROWS * 3 * PX * PX * 4)
     assert 2 * batch < teacher.most <= window + 4 * batch  # two wait, one is filled, one is with the teacher
     assert teacher.flying == 0
 
@@ -127,10 +127,17 @@ def test_the_window_holds_a_chunk_a_lane_and_no_more_than_its_bytes(lanes: int, 
     assert blocks == lanes + 1 or blocks * size <= 1 << 30
 
 
+PART: list[Part] = [(picture("a"), "a")]
+
+
+def whole(preprocess: Callable[[Image.Image], torch.Tensor]) -> Transform:
+    return Transform(preprocess, (PX, PX))
+
+
 def test_one_decoding_serves_every_transform() -> None:
-    images = [picture("a"), None, b"?", picture("b")]
+    parts = [(picture("a"), "a"), (None, "-"), (b"?", "?"), (picture("b"), "b")]
     outs = [np.zeros((4, 3, PX, PX), np.float32) for _ in range(2)]
-    found = decode_into(images, [(to_pixels, outs[0]), (negated, outs[1])], DecodePolicy())
+    found = decode_into(parts, [(whole(to_pixels), outs[0]), (whole(negated), outs[1])], DecodePolicy())
     assert set(found.faults) == {2}
     assert np.array_equal(outs[0], -outs[1])
     assert np.array_equal(outs[0][3], to_pixels(Image.open(io.BytesIO(picture("b")))).numpy())
@@ -157,17 +164,17 @@ def test_a_preprocessing_that_fails_is_an_error_of_the_teacher() -> None:
     with pytest.raises(
         TeacherError, match=r"^expected float32 \[3, 6, 6\] from a teacher's preprocessing, got .*2, 6\]$"
     ):
-        decode_into([picture("a")], [(too_small, out)], DecodePolicy())
+        decode_into(PART, [(whole(too_small), out)], DecodePolicy())
     with pytest.raises(TeacherError, match=r"^preprocessing an image of \(6, 6\) failed: ValueError: no such mode$"):
-        decode_into([picture("a")], [(broken, out)], DecodePolicy())
-    assert decode_into([picture("a")], [(picky, out)], DecodePolicy()).faults == {0: "too dark"}
+        decode_into(PART, [(whole(broken), out)], DecodePolicy())
+    assert decode_into(PART, [(whole(picky), out)], DecodePolicy()).faults == {0: "too dark"}
 
 
 def test_errors_of_a_worker_arrive_as_they_were_raised() -> None:
     pool = DecodePool([Transform(broken, (PX, PX))], DecodePolicy(), workers=1, threads=1, batch_rows=1)
     try:
         with pytest.raises(TeacherError, match=r"^preprocessing an image .* no such mode$"):
-            pool.submit([picture("a")], pool.free.get(), (0,)).result()
+            pool.submit(PART, pool.free.get(), (0,)).result()
     finally:
         pool.close()
 
@@ -177,15 +184,16 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, signal, sys, time, multiprocessing\n"
-        "from embedkd.precompute.decoding import DecodePool, Transform\n"
+        "from embedkd.precompute.decoding import DecodePool\n"
+        "from embedkd.precompute.worker import Transform\n"
         "from embedkd.records import DecodePolicy\n"
         "from tests.tiny import picture, to_pixels\n"
         "def main():\n"
         "    pool = DecodePool([Transform(to_pixels, (6, 6))], DecodePolicy(), workers=1, threads=1, batch_rows=1)\n"
-        "    pool.submit([picture('a')], pool.free.get(), (0,)).result()\n"
+        "    pool.submit([(picture('a'), 'a')], pool.free.get(), (0,)).result()\n"
         "    (worker,) = multiprocessing.active_children()\n"
         "    os.kill(worker.pid, signal.SIGINT)\n"
-        "    pool.submit([picture('a')], pool.free.get(), (0,)).result()\n"
+        "    pool.submit([(picture('a'), 'a')], pool.free.get(), (0,)).result()\n"
         "    print(worker.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__': main()\n"

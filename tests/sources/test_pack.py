@@ -19,6 +19,7 @@ from embedkd import storage
 from embedkd.errors import ConfigError, SourceError, StorageError
 from embedkd.records import Shard, blake2b_hex, canonical_json
 from embedkd.sources import pack as pack_module
+from embedkd.sources.fields import NO_LABEL
 from embedkd.sources.items import PackItem
 from embedkd.sources.pack import PackedData, pack, write_shards
 from embedkd.sources.shards import list_data
@@ -110,6 +111,13 @@ class TestContent:
         for shard in packed.shards:
             labels = Counter(d for name, d in members(packed.folder / shard.url).items() if name.endswith(".cls"))
             assert min(labels[str(label).encode()] for label in range(3)) >= 3
+
+    def test_a_sample_without_a_label_has_no_field_for_it(self, tmp_path: Path) -> None:
+        items = [item("a.jpg", label=NO_LABEL), item("b.jpg")]
+        write_shards(items, tmp_path / "out", classes=["ant"])
+        (tar,) = (tmp_path / "out").glob("*.tar")
+        with tarfile.open(tar) as archive:
+            assert sorted(Path(name).suffix for name in archive.getnames()) == [".cls", ".jpg", ".jpg"]
 
     def test_a_csv_gives_captions(self, tmp_path: Path) -> None:
         (folder(tmp_path / "in", 2) / "list.csv").write_text(

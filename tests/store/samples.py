@@ -46,7 +46,7 @@ def rows_of(slot: Slot, spec: TeacherSpec, outputs: Sequence[str], noise: float 
     for output in outputs:
         found = spec.output(output)
         assert found is not None
-        seeds = [hashlib.blake2b(f"{spec.name} {output} {name}".encode(), digest_size=8).digest() for name in names]
+        seeds = [hashlib.blake2b(f"{spec.title} {output} {name}".encode(), digest_size=8).digest() for name in names]
         rows = [np.random.default_rng(list(seed)).normal(size=found.dim) + noise for seed in seeds]
         said[output] = np.array(rows, np.float32).reshape(len(names), found.dim)
         said[output][status != RowStatus.OK] = np.nan

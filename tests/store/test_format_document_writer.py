@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 from google_crc32c import value as crc32c
 from numcodecs import blosc
 
-from embedkd.records import RowStatus, Shard
+from embedkd.records import RowStatus, Shard, ViewSpec
 from embedkd.store import average, open_store  # for the test at the end; the writer does not use it
 
 PLAIN = {"attributes": {}, "node_type": "group", "zarr_format": 3}
@@ -243,14 +244,18 @@ SPEC = {
 }
 
 
-def test_a_store_of_another_team_is_read(tmp_path: Path) -> None:
+VIEW = {"seed": 3, "index": 7, "min_crop_area": 0.5, "flip": 0.25}
+
+
+@pytest.mark.parametrize("of_view", [{}, {"view": VIEW}], ids=["whole images", "a view"])
+def test_a_store_of_another_team_is_read(tmp_path: Path, of_view: dict[str, object]) -> None:
     rows = np.random.default_rng(0).normal(size=(len(LABELS), DIM)).astype(np.float16)
     status, labels = np.ones(len(LABELS), np.uint8), np.array(LABELS, np.int32)
     status[4], rows[4] = 3, np.nan
     digests = [hashlib.blake2b(f"sample-{i}".encode(), digest_size=8).digest() for i in range(len(LABELS))]
     keys = np.array([int.from_bytes(found, "little") for found in digests], "<u8")
     made = Writer(tmp_path)
-    made.teacher(SPEC, {"name", "source", "revision", "libraries", "licence", "derived_from"})
+    made.teacher(SPEC | of_view, {"name", "source", "revision", "libraries", "licence", "derived_from"})
     parts = [slice(start, start + CAPACITY) for start in range(0, len(LABELS), CAPACITY)]
     places = np.array([[1_024 * i + 512, 1_024 - 512 * (i % 2), 7 * i] for i in range(len(LABELS))], "<u8")
     objects = [made.slot(i, rows[p], status[p], keys[p], labels[p], places[p]) for i, p in enumerate(parts)]
@@ -260,6 +265,7 @@ def test_a_store_of_another_team_is_read(tmp_path: Path) -> None:
     assert store.shards == (Shard("a/train-0.tar", "train", 10_240, len(LABELS), "ab" * 32),)
     view = store.teacher("hf:org/Model.v1")
     assert view.holes("cls") == ()
+    assert view.spec.view == (ViewSpec(**VIEW) if of_view else None)  # type: ignore[arg-type]
     for number, part in enumerate(parts):
         read = view.read(number, "cls")
         assert read.rows.tobytes() == rows[part].tobytes()

@@ -160,6 +160,5 @@ def test_what_a_killed_writer_leaves_of_a_teacher_is_none(copy: Path) -> None:
     assert store.teacher(known[0]).teacher_id == known[0], "a damaged teacher does not hide the others"
 
 
-def test_shards_are_compared(store: EmbeddingStore) -> None:
-    store.check_shards(store.shards)
+def test_the_way_to_the_shards_is_found_from_the_store(store: EmbeddingStore) -> None:
     assert store.data_root == str(Path(store.storage.url).resolve().parent / "data")

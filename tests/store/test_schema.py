@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedkd.errors import FormatError
-from embedkd.records import MAX_SAMPLE_BYTES, OutputSpec
+from embedkd.records import MAX_SAMPLE_BYTES, MAX_VIEWS, OutputSpec
 from embedkd.store import documents, manifest, passes, root, schema
 from embedkd.store.schema import (
     MAX_CHUNK_BYTES,
@@ -153,6 +153,7 @@ def test_limits_and_names_of_the_page_are_those_of_the_code() -> None:
     assert limits["slots"] == f"{schema.MAX_SLOTS:,}"
     assert limits["width of an output"] == f"{schema.MAX_DIM:,}"
     assert limits["outputs of a pass"] == str(passes.MAX_OUTPUTS)
+    assert limits["views of one seed"] == f"{MAX_VIEWS:,}"
     assert limits["bytes of a sample in its tar"] == f"2^{MAX_SAMPLE_BYTES.bit_length() - 1}"
     assert limits["classes"] == f"2^{schema.MAX_CLASSES.bit_length() - 1}"
     assert (

@@ -1,11 +1,7 @@
-import ctypes
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from embedkd.errors import TeacherError, UnknownNameError
-from embedkd.teachers import tune_allocator
 from embedkd.teachers.runner import choose_device, choose_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -35,21 +31,3 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert choose_device("cuda") == CUDA
     with pytest.raises(TeacherError, match="no CUDA device 'cuda:1' here, 1 found"):
         choose_device("cuda:1")
-
-
-@pytest.mark.parametrize(("accepts", "tuned"), [(1, True), (0, False)])
-def test_the_allocator_gets_both_settings(monkeypatch: pytest.MonkeyPatch, *, accepts: int, tuned: bool) -> None:
-    calls = []
-
-    def mallopt(parameter: int, value: int) -> int:
-        calls.append((parameter, value))
-        return accepts
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
-    assert tune_allocator() is tuned
-    assert calls == [(-3, 1 << 30), (-1, 2**31 - 1)]
-
-
-def test_a_libc_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
-    assert not tune_allocator()
