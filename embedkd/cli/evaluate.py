@@ -25,18 +25,28 @@ def evaluate_command(
     run: Run,
     data: Data = None,
     split: Annotated[SplitName, typer.Option(help="Which part of the data.")] = SplitName.test,
-    knn: Annotated[bool, typer.Option(help="Also classify by nearest neighbours among training embeddings.")] = True,
+    knn: Annotated[bool, typer.Option(help="Classify by nearest neighbours among training embeddings.")] = True,
+    calibration: Annotated[bool, typer.Option(help="Calibration errors, scores, a fitted temperature.")] = True,
+    per_class: Annotated[bool, typer.Option(help="Class by class, and what was taken for what.")] = True,
+    linear: Annotated[bool, typer.Option("--linear", help="Fit a linear probe to training embeddings.")] = False,
+    agreement: Annotated[bool, typer.Option("--agreement", help="Compare with what the teachers said.")] = False,
+    zero_shot: Annotated[bool, typer.Option("--zero-shot", help="Classify by class texts of a teacher.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All of these, as far as the run allows.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a trained student on held-out images."""
-    from embedkd.evaluation import evaluate_run
+    from embedkd.evaluation import Measures, evaluate_run
 
-    found = evaluate_run(run, data=data, split=split.value, knn=knn, progress=watcher())
+    chosen = Measures(knn, linear, agreement, calibration, per_class, zero_shot)
+    measures = Measures.everything(split.value, data) if everything else chosen
+    found = evaluate_run(run, data=data, split=split.value, measures=measures, progress=watcher())
     if as_json:
         print_json(found)
         return
     say(f"{run}: {found['rows']} {found['split']} images of {found['data']}")
     print_rows(("metric", "value", "95 % interval"), [_metric(name, e) for name, e in found["metrics"].items()])
+    for line in found.get("notes", ()):
+        say(f"note: {line}")
 
 
 def report_command(
@@ -50,6 +60,8 @@ def report_command(
 
 
 def _metric(name: str, estimate: dict[str, float | None]) -> tuple[str, str, str]:
-    low, high = estimate["low"], estimate["high"]
-    between = "-" if low is None or high is None else f"{low:.1%} to {high:.1%}"
-    return name, f"{estimate['value']:.1%}", between
+    from embedkd.evaluation import Estimate, shown, title_of
+
+    value = estimate["value"]
+    assert value is not None
+    return title_of(name), *shown(name, Estimate(value, estimate["low"], estimate["high"]))

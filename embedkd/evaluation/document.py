@@ -1,9 +1,10 @@
 """evaluation.json of a run folder: written by the stage, read by whoever shows it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import TrainingError, printable
+from embedkd.evaluation.details import Details
 from embedkd.evaluation.estimate import Estimate
 from embedkd.rundir import RunDir, read_json, write_json
 
@@ -27,7 +28,9 @@ class Evaluation:
         bank_rows: Training samples that could vote for k-NN; None without it.
         left_out: Samples that could not be used, by reason.
         device: What the student ran on.
-        metrics: Name to value and interval.
+        metrics: Name to value and interval; `METRICS` tells what each is.
+        notes: What could not be measured and why, a line each.
+        details: Tables beside the numbers.
     """
 
     weights_blake2b: str
@@ -38,10 +41,13 @@ class Evaluation:
     left_out: "Mapping[str, int]"
     device: str
     metrics: "Mapping[str, Estimate]"
+    notes: tuple[str, ...] = ()
+    details: Details = field(default_factory=Details)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; ``from_json`` gives an equal evaluation back."""
-        return {"format": FORMAT, **asdict(self)}
+        document = {"format": FORMAT, **asdict(self), "notes": list(self.notes), "details": self.details.to_json()}
+        return {name: value for name, value in document.items() if name not in {"notes", "details"} or value}
 
     @classmethod
     def from_json(cls, document: "Mapping[str, Any]") -> "Evaluation":
@@ -56,8 +62,10 @@ class Evaluation:
                 came = printable(repr(document["format"]), _SHOWN)
                 raise TrainingError(f"expected an evaluation of format {FORMAT}, got {came}")
             facts["metrics"] = {str(name): Estimate(**value) for name, value in facts["metrics"].items()}
+            facts["notes"] = _lines(facts.get("notes", []))
+            facts["details"] = Details.from_json(facts.get("details", {}))
             return cls(**facts)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise TrainingError(f"this is no evaluation of a student: {printable(str(error), _SHOWN)}") from error
 
 
@@ -83,6 +91,12 @@ def read_evaluation(run: RunDir) -> Evaluation | None:
         return Evaluation.from_json(read_json(path))
     except TrainingError as error:
         raise TrainingError(f"{path}: {error}; evaluate the run again") from error
+
+
+def _lines(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError("notes that are no list")
+    return tuple(map(str, value))
 
 
 def _path(run: RunDir) -> "Path":

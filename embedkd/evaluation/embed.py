@@ -1,6 +1,6 @@
 """What a student says about samples, as arrays: all that an evaluator gets to see."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from embedkd.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -26,12 +26,14 @@ class Collected:
         logits: float32 [N, C], finite.
         labels: int64 [N], -1 without a label.
         keys: Key of each sample.
+        targets: Name of each target that came with the samples to float32 [N, D].
     """
 
     embeddings: "NDArray[np.float32]"
     logits: "NDArray[np.float32]"
     labels: "NDArray[np.int64]"
     keys: tuple[str, ...]
+    targets: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -52,7 +54,8 @@ class Collected:
                 f"{self.logits.shape[1]} classes, from 0; evaluate it on shards of its own classes"
             )
         keys = tuple(self.keys[i] for i in kept)
-        return Collected(self.embeddings[kept], self.logits[kept], self.labels[kept], keys)
+        targets = {name: rows[kept] for name, rows in self.targets.items()}
+        return Collected(self.embeddings[kept], self.logits[kept], self.labels[kept], keys, targets)
 
 
 def collect(student: "Student", batches: "Iterable[Batch]", device: str | torch.device = "cpu") -> Collected:
@@ -60,7 +63,7 @@ def collect(student: "Student", batches: "Iterable[Batch]", device: str | torch.
 
     Args:
         student: Is moved to ``device`` and left in the mode it came in.
-        batches: At least one sample; targets are not looked at.
+        batches: At least one sample; their targets are collected beside the answers.
         device: Where the student runs; the answers come back to the CPU.
 
     Raises:
@@ -68,22 +71,24 @@ def collect(student: "Student", batches: "Iterable[Batch]", device: str | torch.
     """
     was_training = student.training
     student.to(device).eval()
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    parts: list[tuple[torch.Tensor, ...]] = []
     keys: list[str] = []
+    names: tuple[str, ...] = ()
     try:
         with torch.inference_mode():
             for batch in batches:
                 answer = student(batch.pixels.to(device, non_blocking=True))
-                columns = (answer.embedding.float().cpu(), answer.logits.float().cpu(), batch.labels)
-                embeddings, logits, labels = (column[batch.valid] for column in columns)
-                parts.append((embeddings, logits, labels))
+                said = (answer.embedding.float().cpu(), answer.logits.float().cpu())
+                columns = (*said, batch.labels, *(rows.float() for rows in batch.targets.values()))
+                names = tuple(batch.targets)
+                parts.append(tuple(column[batch.valid] for column in columns))
                 keys += [key for key, valid in zip(batch.keys, batch.valid.tolist(), strict=True) if valid]
     finally:
         student.train(was_training)
     if not keys:
         raise TrainingError("expected samples to evaluate, the shards hold none; name others with --data")
-    embeddings, logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    found = Collected(embeddings.numpy(), logits.numpy(), labels.numpy(), tuple(keys))
+    embeddings, logits, labels, *targets = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    found = Collected(embeddings, logits, labels, tuple(keys), dict(zip(names, targets, strict=True)))
     _check_finite(found)
     return found
 

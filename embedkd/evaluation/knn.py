@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
 from embedkd.evaluation.estimate import Estimate, proportion
+from embedkd.evaluation.unit import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
 NEIGHBOURS = 20
@@ -43,12 +44,5 @@ def knn_accuracy(
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(f"expected embeddings [M, d] and [N, d], got {bank.shape} and {queries.shape}")
     vote = KNeighborsClassifier(min(neighbours, len(bank)), weights="distance", metric="cosine", algorithm="brute")
-    vote.fit(_unit(bank), bank_labels)
-    yield "knn", proportion(int((vote.predict(_unit(queries)) == labels).sum()), len(labels))
-
-
-def _unit(rows: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """Rows of length 1; a row of zeros, which points nowhere, stays. scikit-learn's cosine overflows on huge rows."""
-    scaled = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    unit: NDArray[np.float32] = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
-    return unit
+    vote.fit(unit_rows(bank), bank_labels)
+    yield "knn", proportion(int((vote.predict(unit_rows(queries)) == labels).sum()), len(labels))

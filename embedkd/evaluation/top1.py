@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def check_labels(logits: "NDArray[np.float32]", labels: "NDArray[np.int64]") -> None:
+    """Refuse labels [N] that are no columns of logits [N, C].
+
+    Raises:
+        ValueError: Shapes that do not belong together, or a label that is no column.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"expected logits [N, C] and labels [N], got {logits.shape} and {labels.shape}")
+    classes = logits.shape[1]
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+
+
 def label_ranks(logits: "NDArray[np.float32]", labels: "NDArray[np.int64]") -> "NDArray[np.int64]":
     """How many classes each sample's logits put before its label; 0 is a top-1 hit.
 
@@ -31,11 +44,8 @@ def label_ranks(logits: "NDArray[np.float32]", labels: "NDArray[np.int64]") -> "
     >>> label_ranks(np.float32([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]]), np.array([2, 1])).tolist()
     [1, 1]
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(f"expected logits [N, C] and labels [N], got {logits.shape} and {labels.shape}")
+    check_labels(logits, labels)
     classes = logits.shape[1]
-    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"expected labels from 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     before = np.arange(classes) < labels[:, None]
     ranks: NDArray[np.int64] = ((logits > own) | ((logits == own) & before)).sum(axis=1, dtype=np.int64)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from embedkd.evaluation import shown
 from embedkd.export.onnx import INPUT, OPSET, OUTPUTS, TOLERANCE
 from embedkd.store.card import escaped
 
@@ -83,7 +84,7 @@ def _student(student: "TimmStudent", card: "StudentCard") -> "Iterable[tuple[str
 def _training(run: RunFacts) -> "Iterable[tuple[str, str]]":
     config, result = run.config, run.result or {}
     yield "data", escaped(_name_of(config.data.shards or "the shards that the store remembers"))
-    yield "targets", escaped(_name_of(config.train.targets)) if config.train.targets else "none: labels alone"
+    yield "targets", escaped(", ".join(map(_name_of, config.train.targets)) or "none: labels alone")
     teacher = result.get("teacher")
     if teacher is not None:
         yield "teacher", escaped(str(teacher))
@@ -113,11 +114,9 @@ def _accuracy(run: RunFacts) -> str:
             rows.append((f"top-1, {split} split, at the end of the run", f"{share:.1%}", "-"))
     if run.evaluation is not None:
         for name, found in run.evaluation.metrics.items():
-            low, high = found.low, found.high
-            between = "-" if low is None or high is None else f"{low:.1%} to {high:.1%}"
             where = f"{run.evaluation.split} split of {_name_of(run.evaluation.data)}"
             what = f"{name}, {where}, {run.evaluation.rows} images"
-            rows.append((escaped(what), f"{found.value:.1%}", between))
+            rows.append((escaped(what), *shown(name, found)))
     if not rows:
         return "Not measured yet; `embedkd evaluate RUN` does, and another export writes it here."
     return _table(("measure", "value", "95 % interval"), rows)

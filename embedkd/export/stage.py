@@ -14,9 +14,9 @@ from embedkd.export.latency import Latency, measure
 from embedkd.export.onnx import INPUT, open_session, to_onnx
 from embedkd.rundir import RunDir, read_json
 from embedkd.storage import write_atomic
-from embedkd.store import open_store
 from embedkd.training import load_student
 from embedkd.training.saved import restore_student
+from embedkd.training.stores import open_teacher
 
 if TYPE_CHECKING:
     from embedkd.config import Config
@@ -146,10 +146,9 @@ def _evaluation(run: RunDir, card: "StudentCard") -> "Evaluation | None":
 
 
 def _licence(config: "Config") -> str | None:
-    """What the store says of its teacher; None where the store is not at hand any more."""
-    if config.train.targets is None:
-        return None
+    """What the stores say of their teachers; None where one says nothing, or is not at hand any more."""
     try:
-        return open_store(config.train.targets).teacher(config.train.teacher).spec.licence
+        found = [open_teacher(entry, config.train.teacher).spec.licence for entry in config.train.targets]
     except EmbedKDError:
         return None
+    return ", ".join(dict.fromkeys(map(str, found))) if found and all(found) else None

@@ -1,6 +1,7 @@
 """Pictures and pages about runs, made of nothing but their folders.
 
-``html`` puts a page together of ``table``, ``curves``, ``targets``, ``settings`` and ``notes``; ``figures`` draws.
+``html`` puts a page together of ``table``, ``curves``, ``measures``, ``classes``, ``targets``, ``settings`` and
+``notes``; ``figures`` draws.
 """
 
 from embedkd.report.html import write_report

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-Scale = Literal["linear", "log", "share"]
+Scale = Literal["linear", "log", "share", "calibration"]
 
 COLOURS = 5
 """Colours of runs, told apart by colour-blind readers too; the style sheet defines ``--run-0`` to ``--run-4``."""
@@ -29,7 +29,8 @@ DASHES: tuple[tuple[float, ...], ...] = ((), (4.0, 1.6), (1.2, 1.4), (5.0, 1.4, 
 """Dash patterns in multiples of the line's width, as matplotlib reads them; each serves ``COLOURS`` runs."""
 
 _WIDTH_PX, _HEIGHT_PX, _POINTS_PER_INCH = 400, 244, 72
-_LINE_WIDTH = 1.5
+_LINE_WIDTH, _THIN_WIDTH = 1.5, 0.7
+_AREA, _LEAST_AREA = 250.0, 6.0  # of the mark for all samples, and of one that can still be seen; square points
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 # Colours that matplotlib carries through and that stand for the page's; black it would leave out as SVG's default.
@@ -59,12 +60,14 @@ class Curve:
         x: Where it was measured.
         y: What was measured, finite.
         mark: Position of a point to mark; None marks none.
+        sizes: Where all points are marked, the share of the samples that each stands for.
     """
 
     run: int
     x: "Sequence[float]"
     y: "Sequence[float]"
     mark: int | None = None
+    sizes: "Sequence[float] | None" = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Drawing:
         title: What the y axis shows; read out in place of the drawing.
         x_label: Name of the x axis.
         curves: In the order of their runs.
-        scale: Of y; a share is shown in percent and from 0.
+        scale: Of y; a share is shown in percent and from 0; of a calibration both axes are shares, and equal ones are
+            a line across.
     """
 
     title: str
@@ -112,7 +116,12 @@ def _plot(axes: "Axes", curve: Curve) -> None:
     colour = _stand_in(curve.run)
     dashes = run_dashes(curve.run)
     style = (0, dashes) if dashes else "-"
-    axes.plot(curve.x, curve.y, color=colour, linewidth=_LINE_WIDTH, linestyle=style, clip_on=False)
+    width = _LINE_WIDTH if curve.sizes is None else _THIN_WIDTH  # the marks tell what the line only leads along
+    axes.plot(curve.x, curve.y, color=colour, linewidth=width, linestyle=style, clip_on=False)
+    if curve.sizes is not None:
+        areas = [max(_LEAST_AREA, _AREA * size) for size in curve.sizes]
+        axes.scatter(curve.x, curve.y, s=areas, color=colour, linewidths=0, clip_on=False)
+        return
     marked = 0 if len(curve.x) == 1 else curve.mark
     if marked is not None:
         at = (curve.x[marked], curve.y[marked])
@@ -127,10 +136,24 @@ def _dress(axes: "Axes", drawing: Drawing) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=_INK, length=0, pad=4)
     axes.tick_params(axis="x", length=3)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_xlabel(drawing.x_label, color=_INK)
+    if drawing.scale == "calibration":
+        _scale_both(axes)
+        return
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.margins(x=0.015)
     _scale_y(axes, drawing.scale)
+
+
+def _scale_both(axes: "Axes") -> None:
+    """Shares from 0 to 1 both ways, and the line of equal ones."""
+    axes.plot((0, 1), (0, 1), color=_INK, linewidth=0.8, linestyle=(0, (3.0, 3.0)), zorder=0)
+    percent = FuncFormatter(lambda value, _: f"{100 * value:.3g}\N{NO-BREAK SPACE}%")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=5))
+        axis.set_major_formatter(percent)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
 
 
 def _scale_y(axes: "Axes", scale: Scale) -> None:

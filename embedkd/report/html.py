@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 from embedkd import __version__
 from embedkd.report import units
+from embedkd.report.classes import class_tables
 from embedkd.report.curves import drawings
 from embedkd.report.figures import Drawing, draw
 from embedkd.report.markup import Markup, render, tag
+from embedkd.report.measures import measures_table, reliability
 from embedkd.report.notes import notes
 from embedkd.report.runs import Run, read_runs
 from embedkd.report.settings import flatten, settings
@@ -53,7 +55,15 @@ def render_page(runs: "Sequence[Run]") -> str:
     body = tag(
         "body",
         tag("header", *_header(runs)),
-        tag("main", *_results(runs), *_curves(runs), *_targets(runs), *_settings(runs)),
+        tag(
+            "main",
+            *_results(runs),
+            *_curves(runs),
+            *_measures(runs),
+            *_classes(runs),
+            *_targets(runs),
+            *_settings(runs),
+        ),
         tag("footer", f"Written by embedkd {__version__}. All of it is read from the run folders and their stores."),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
@@ -134,6 +144,37 @@ def _panel(number: int, drawing: Drawing) -> Markup:
     title = tag("code", drawing.title) if drawing.title.islower() else drawing.title
     scale = tag("b", " (logarithmic)") if drawing.scale == "log" else ""
     return tag("div", tag("h3", tag("b", f"({letter}) "), title, scale), draw(drawing), class_="panel")
+
+
+def _measures(runs: "Sequence[Run]") -> list[Markup]:
+    """Every number that was measured, and the reliability diagrams."""
+    table, shown = measures_table(runs), list(reliability(runs))
+    parts = []
+    if table is not None:
+        caption = (
+            "Everything measured on the test split; intervals of 95\N{NO-BREAK SPACE}%, Wilson's of shares and basic "
+            "bootstrap of the rest. docs/evaluation.md defines each."
+        )
+        parts.append(tag("figure", table, tag("figcaption", tag("b", "Table 2. "), caption)))
+    if shown:
+        caption = (
+            "Accuracy against confidence in bins of equal width, the area of a mark by its share of the images: small "
+            "ones say little. Below the line the student claims more than it knows."
+        )
+        parts.append(
+            tag(
+                "figure",
+                _legend(runs, range(len(runs))),
+                tag("div", *(_panel(i, drawing) for i, drawing in enumerate(shown)), class_="panels"),
+                tag("figcaption", tag("b", "Figure 2. "), caption),
+            )
+        )
+    return [tag("h2", "Measures"), *parts] if parts else []
+
+
+def _classes(runs: "Sequence[Run]") -> list[Markup]:
+    tables = class_tables(runs)
+    return [tag("h2", "Classes"), *tables] if tables else []
 
 
 def _targets(runs: "Sequence[Run]") -> list[Markup]:

@@ -57,9 +57,10 @@ def _are_sections(value: object) -> bool:
 
 
 def _is_train(value: object) -> bool:
-    return isinstance(value, dict) and all(
-        value.get(name) is None or _is_text(value[name]) for name in ("targets", "teacher")
-    )
+    if not isinstance(value, dict):
+        return False
+    targets, teacher = value.get("targets"), value.get("teacher")
+    return (targets is None or _is_text(targets) or _are_texts(targets)) and (teacher is None or _is_text(teacher))
 
 
 def _is_memory(value: object) -> bool:
@@ -89,7 +90,7 @@ EVALUATION: "Members" = {
     "left_out": _are_numbers,
     "metrics": _are_estimates,
 }
-STUDENT: "Members" = {"*parameters": _is_count, "*weights_blake2b": _is_text}
+STUDENT: "Members" = {"*parameters": _is_count, "*weights_blake2b": _is_text, "*class_names": _are_texts}
 CONFIG: "Members" = {
     "*train": _is_train,
     "*losses": _are_numbers,

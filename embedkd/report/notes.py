@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from embedkd.report.runs import Run
 
+_MOST_NOTES = 20  # strangers may write any number
 _BUDGET = (("train", "epochs"), ("train", "global_batch_size"), ("student", "name"), ("student", "image_px"))
 
 
@@ -40,6 +41,8 @@ def _own(run: "Run") -> "Iterator[str]":
             f"{', '.join(mismatch)} compared a cropped or mirrored view with what the teacher said of the plain image "
             "(allowed by train.allow_view_mismatch)."
         )
+    if run.fact("online_teacher"):
+        yield "the teacher ran in every step (train.online_teacher), so time and memory include it."
     if run.setting("train", "allow_random_teacher"):
         yield "was allowed to learn from a teacher with random weights, as a control."
     for reason, rows in (run.fact("left_out") or {}).items():
@@ -57,7 +60,8 @@ def _of_evaluation(run: "Run") -> "Iterator[str]":
         return
     if evaluation.split != "test":
         yield f"was evaluated on the {evaluation.split} split, which the table does not show."
-    if evaluation.data not in {run.setting("train", "targets"), run.setting("data", "shards")}:
+    if evaluation.data not in {" and ".join(run.targets), run.setting("data", "shards")}:
         yield f"was evaluated on {evaluation.data}, not on the data it was trained beside."
+    yield from evaluation.notes[:_MOST_NOTES]
     for reason, rows in evaluation.left_out.items():
         yield f"{units.count(rows)} test samples were left out: {reason}."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import TrainingError
-from embedkd.evaluation import Estimate, Evaluation, proportion, read_evaluation
+from embedkd.evaluation import Details, Estimate, Evaluation, proportion, read_evaluation
 from embedkd.report.members import CONFIG, EVALUATION, LINES, RESULT, STUDENT, check_members
 from embedkd.rundir import RunDir, read_json
 
@@ -100,6 +100,17 @@ class Run:
         return self.evaluation.metrics.get(metric)
 
     @property
+    def details(self) -> Details:
+        """Tables of the evaluation on the test split; empty without one."""
+        evaluation = self.evaluation
+        return Details() if evaluation is None or evaluation.split != "test" else evaluation.details
+
+    def class_name(self, label: int) -> str:
+        """What a class is called, as far as the student's card knows."""
+        names = (self.student or {}).get("class_names") or ()
+        return names[label] if label < len(names) else f"class {label}"
+
+    @property
     def elapsed_s(self) -> float | None:
         """Wall time of all its parts."""
         return self.fact("elapsed_s") or max(
@@ -126,6 +137,12 @@ class Run:
     def fact(self, name: str) -> Any:
         """One fact of the outcome; None while there is none."""
         return (self.result or {}).get(name)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Stores that it learnt from; of an earlier version one at most."""
+        entries = self.setting("train", "targets") or ()
+        return (entries,) if isinstance(entries, str) else tuple(entries)
 
     def setting(self, section: str, key: str) -> Any:
         """One value of the config."""

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from embedkd.errors import EmbedKDError
 from embedkd.report import units
-from embedkd.store import EmbeddingStore, TeacherView, open_store
+from embedkd.training.stores import open_teacher, store_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embedkd.records import TeacherSpec
     from embedkd.report.runs import Run
+    from embedkd.store import EmbeddingStore, TeacherView
 
 Facts = list[tuple[str, str]]
 _SHOWN_DIGITS = 16
@@ -25,19 +26,17 @@ def targets_of(runs: "Sequence[Run]") -> list[tuple[list[int], Facts]]:
     """
     users: dict[tuple[str, str | None], list[int]] = defaultdict(list)
     for number, run in enumerate(runs):
-        url = run.setting("train", "targets")
-        if url is not None and not (run.finished and run.fact("teacher") is None):
-            users[url, run.setting("train", "teacher")].append(number)
-    return [(numbers, _facts(url, teacher)) for (url, teacher), numbers in users.items()]
+        for entry in run.targets if not (run.finished and run.fact("teacher") is None) else ():
+            users[entry, run.setting("train", "teacher")].append(number)
+    return [(numbers, _facts(entry, teacher)) for (entry, teacher), numbers in users.items()]
 
 
-def _facts(url: str, teacher: str | None) -> Facts:
+def _facts(entry: str, teacher: str | None) -> Facts:
     try:
-        store = open_store(url)
-        view = store.teacher(teacher)
+        view = open_teacher(entry, teacher)
     except EmbedKDError as error:
-        return [("Store", url), ("Not opened", str(error))]
-    return [*_teacher_facts(view.spec), *_store_facts(url, store, view)]
+        return [("Store", entry), ("Not opened", str(error))]
+    return [*_teacher_facts(view.spec), *_store_facts(store_of(entry), view.store, view)]
 
 
 def _teacher_facts(spec: "TeacherSpec") -> Facts:
@@ -55,7 +54,7 @@ def _teacher_facts(spec: "TeacherSpec") -> Facts:
     return [(label, value) for label, value in facts if value]
 
 
-def _store_facts(url: str, store: EmbeddingStore, view: TeacherView) -> Facts:
+def _store_facts(url: str, store: "EmbeddingStore", view: "TeacherView") -> Facts:
     rows: dict[str, int] = defaultdict(int)
     for slot in store.slots:
         rows[slot.shard.split] += slot.rows

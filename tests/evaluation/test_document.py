@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_evaluation(run) == EVALUATION
 
 
+def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
+    """It has neither notes nor details, and none are written where there are none."""
+    document = EVALUATION.to_json()
+    assert set(document) == {
+        *("format", "weights_blake2b", "data", "split", "rows", "bank_rows", "left_out", "device", "metrics")
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps(document))
+    assert read_evaluation(RunDir(tmp_path)) == EVALUATION
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -25,6 +36,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ('{"format": 1, "metrics": {}}', "missing"),
         ('{"format": 1, "metrics": {"top1": 0.5}}', "no evaluation of a student"),
         ('{"format": 1, "metrics": []}', "no evaluation of a student"),
+        ('{"format": 1, "metrics": {}, "notes": "all"}', "no evaluation of a student"),
         ("{", "cannot be read"),
     ],
 )

@@ -12,7 +12,7 @@ from embedkd.rundir import RunDir
 def test_a_run_has_the_splits_it_was_trained_beside(home: Path, name: str) -> None:
     splits = own_splits(RunDir(home / name).read_config())
     assert {split: samples.rows for split, samples in splits.items()} == {"train": 20, "val": 7, "test": 11}
-    assert all(not samples.outputs for samples in splits.values()), "no targets are read"
+    assert all(not samples.targets for samples in splits.values()), "no targets are read"
 
 
 def test_shards_have_the_splits_of_their_index(make_data: Callable[..., Path]) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from embedkd.errors import ConfigError, TrainingError
-from embedkd.evaluation import evaluate_run, knn_accuracy, read_evaluation
+from embedkd.evaluation import Measures, evaluate_run, knn_accuracy, read_evaluation
 from embedkd.progress import Silent
 from embedkd.rundir import RunDir, read_json
 
 RunOf = Callable[[str], Path]
+TOP1 = Measures(knn=False, calibration=False, per_class=False)
 
 
 class Watcher(Silent):
@@ -33,7 +34,14 @@ def test_says_what_the_trainer_said(run_of: RunOf, name: str) -> None:
     found = evaluate_run(run, device="cpu")
     assert found["metrics"]["top1"]["value"] == read_json(run / "result.json")["test_top1"]
     assert (found["split"], found["rows"], found["bank_rows"]) == ("test", 11, 20)
-    assert list(found["metrics"]) == ["top1", "knn"]
+    assert list(found["metrics"])[:4] == ["top1", "knn", "balanced", "macro_f1"]
+    assert {"nll", "brier", "ece", "ece_mass", "ece_floor", "overconfidence", "temperature", "ece_scaled"} <= set(
+        found["metrics"]
+    )
+    counts = found["details"]["classes"]
+    assert sum(counts["rows"]) == sum(counts["answers"]) == 11
+    assert sum(counts["hits"]) == round(11 * found["metrics"]["top1"]["value"])
+    assert sum(found["details"]["reliability"]["rows"]) == 11
     evaluation = read_evaluation(RunDir(run))
     assert evaluation is not None
     assert evaluation.to_json() == found == json.loads((run / "evaluation.json").read_bytes())
@@ -51,7 +59,7 @@ def test_the_same_again_gives_the_same_bytes(run_of: RunOf) -> None:
 
 def test_the_validation_split_gives_what_chose_the_student(run_of: RunOf) -> None:
     run = run_of("stored")
-    found = evaluate_run(run, split="val", knn=False, device="cpu")
+    found = evaluate_run(run, split="val", measures=TOP1, device="cpu")
     assert found["metrics"]["top1"]["value"] == read_json(run / "result.json")["val_top1"]
     assert (found["rows"], found["bank_rows"], list(found["metrics"])) == (7, None, ["top1"])
 
@@ -71,15 +79,16 @@ def test_other_shards_borrow_the_runs_own_training_split(run_of: RunOf, make_dat
 def test_tells_how_far_it_is(run_of: RunOf) -> None:
     watcher = Watcher()
     evaluate_run(run_of("stored"), device="cpu", progress=watcher)
-    assert watcher.begun == [("evaluate vit-tiny (test)", 11, "images"), ("evaluate vit-tiny (train)", 20, "images")]
-    assert watcher.done == [11, 20]
+    rows = {"test": 11, "train": 20, "val": 7}
+    assert watcher.begun == [(f"evaluate vit-tiny ({split})", count, "images") for split, count in rows.items()]
+    assert watcher.done == [11, 20, 7]
 
 
 def test_knn_on_the_training_split_would_find_each_sample_itself(run_of: RunOf) -> None:
     run = run_of("plain")
     with pytest.raises(ConfigError, match="another split"):
         evaluate_run(run, split="train")
-    assert evaluate_run(run, split="train", knn=False, device="cpu")["rows"] == 20
+    assert evaluate_run(run, split="train", measures=TOP1, device="cpu")["rows"] == 20
 
 
 def test_no_run_and_no_student_are_said_so(tmp_path: Path, run_of: RunOf) -> None:
@@ -104,13 +113,13 @@ def test_a_store_that_has_moved_is_one_flag_away(run_of: RunOf, home: Path, tmp_
 
 def test_shards_without_labels_are_refused(run_of: RunOf, make_data: Callable[..., Path]) -> None:
     with pytest.raises(TrainingError, match="expected labelled samples"):
-        evaluate_run(run_of("plain"), data=str(make_data({"test": 2}, labels=False)), knn=False, device="cpu")
+        evaluate_run(run_of("plain"), data=str(make_data({"test": 2}, labels=False)), measures=TOP1, device="cpu")
 
 
 def test_a_running_run_may_be_looked_at(run_of: RunOf) -> None:
     run = run_of("plain")
     (run / "result.json").unlink()
-    assert evaluate_run(run, knn=False, device="cpu")["rows"] == 11
+    assert evaluate_run(run, measures=TOP1, device="cpu")["rows"] == 11
 
 
 def test_what_was_measured_is_read_without_torch_or_scikit_learn() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from embedkd.config import Config, StudentConfig, TrainConfig
-from embedkd.evaluation import Evaluation, proportion, write_evaluation
+from embedkd.evaluation import Details, Estimate, Evaluation, proportion, write_evaluation
+from embedkd.evaluation.calibration import Bin
+from embedkd.evaluation.classes import ClassCounts, Confusions
 from embedkd.rundir import MetricsLog, RunDir, write_json
 from embedkd.students import StudentOptions
 from embedkd.training import StudentCard, TrainResult
@@ -90,6 +92,25 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
     return make
 
+
+MEASURED: dict[str, Any] = {
+    "metrics": {
+        "top1": proportion(90, TEST_ROWS),
+        "ece": Estimate(0.0512, 0.03, 0.07),
+        "nll": Estimate(2.345, 2.1, 2.6),
+        "temperature": Estimate(1.4),
+        "cka@vit-l-32": Estimate(0.612),
+        "newer": Estimate(7.0),
+    },
+    "notes": ("no temperature <was> fitted",),
+    "details": Details(
+        reliability=(Bin(0.2, 0.4, 150, 60, 0.3), Bin(0.8, 1.0, 50, 30, 0.9)),
+        scaled_reliability=(Bin(0.2, 0.4, 200, 90, 0.35),),
+        classes=ClassCounts((100, 0, 100), (30, 0, 60), (70, 10, 120)),
+        confusions=Confusions(((0, 2, 60), (2, 0, 40), (0, 1, 10)), 0),
+    ),
+}
+"""What an evaluation with everything in it has beside `make_run`'s."""
 
 RESULT = TrainResult(
     student="vit-tiny",

@@ -23,6 +23,7 @@ def test_runs_of_one_budget_that_went_well_need_no_note(make_run: MakeRun) -> No
         ({"finished": False, "evaluated": False}, "not finished (in epoch 3 of 30)"),
         ({"validated": False, "result": {"val_top1": None}}, "no validation split"),
         ({"train": {"allow_random_teacher": True}}, "random weights, as a control"),
+        ({"result": {"online_teacher": True}}, "the teacher ran in every step"),
         ({"evaluation": {"weights_blake2b": "other"}}, "an earlier student"),
         ({"evaluation": {"split": "val"}}, "evaluated on the val split"),
         ({"evaluation": {"data": "elsewhere"}}, "evaluated on elsewhere"),

@@ -39,7 +39,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         },
         "environment.json": {"python": "3.11", "packages": {"torch": "2"}},
         "result.json": {**asdict(RESULT), "epochs": 2},
-        "student.json": {"format": 1, "parameters": 10, "weights_blake2b": "w"},
+        "student.json": {"format": 1, "parameters": 10, "weights_blake2b": "w", "class_names": ["a", "b"]},
         "evaluation.json": {
             "format": 1,
             "weights_blake2b": "w",
@@ -49,7 +49,19 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "bank_rows": 100,
             "left_out": {},
             "device": "cpu",
-            "metrics": {"top1": ESTIMATE, "knn": ESTIMATE},
+            "metrics": {"top1": ESTIMATE, "knn": ESTIMATE, "nll": ESTIMATE},
+            "notes": ["nothing"],
+            "details": {
+                "reliability": {
+                    "low": [0.0, 0.5],
+                    "high": [0.5, 1.0],
+                    "rows": [3, 4],
+                    "hits": [1, 4],
+                    "confidence": [0.4, 0.9],
+                },
+                "classes": {"rows": [3, 4], "hits": [1, 4], "answers": [1, 6]},
+                "confusions": {"label": [0], "answer": [1], "rows": [2], "left_out": 0},
+            },
         },
         "metrics": [json.loads(line) for line in folder.metrics.read_text().splitlines()],
     }

@@ -1,0 +1,183 @@
+"""Where a run's losses let student and teacher meet: the spaces in which they were compared, with what was learned."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from embedkd.errors import TrainingError
+from embedkd.records import LOGITS
+from embedkd.store import set_names
+from embedkd.training.data import open_data, rows_of_split
+from embedkd.training.objective import Objective
+from embedkd.training.saved import load_projections
+from embedkd.training.targets import default_output
+from embedkd.training.terms import build_terms
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from embedkd.config import Config
+    from embedkd.evaluation.looking import Look
+    from embedkd.join import Samples
+    from embedkd.records import Split
+    from embedkd.rundir import RunDir
+    from embedkd.store import TeacherView
+    from embedkd.training.data import TrainingData
+    from embedkd.training.objective import TermLoss
+    from embedkd.training.stores import RunTeacher
+
+TEXT: Final = "text"
+_IMAGE: Final = "image"
+_CLASS_OUTPUTS: Final = {LOGITS, TEXT}  # rows of these are no embeddings of images
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One loss's space.
+
+    Attributes:
+        loss: The loss with its projection, as it was when the best student was kept.
+        teacher: Whose embeddings it compared.
+        output: The output of the teacher whose rows belong there; None where its classes are texts alone.
+        class_output: The output that its classes are of; None where it reads none.
+    """
+
+    loss: "TermLoss"
+    teacher: "RunTeacher"
+    output: str | None
+    class_output: str | None
+
+    def ours(self, embeddings: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The student's embeddings [N, d], in this space."""
+        return self._projected(torch.from_numpy(embeddings), "student")
+
+    def theirs(self, rows: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """The teacher's rows [N, D] of `output`, in this space."""
+        values = torch.from_numpy(rows)
+        values = values if self.loss.centre is None else values - self.loss.centre
+        return self._projected(values if self.loss.scale is None else values * self.loss.scale, "target")
+
+    def texts(self) -> "NDArray[np.float32] | None":
+        """Class texts [C, D] in this space: those of the loss, or the store's where the loss meets images of CLIP."""
+        if self.class_output == TEXT:
+            return self._projected(self.loss.classes, "target")
+        view, text = self.teacher.view, self.teacher.view.spec.output(TEXT)
+        if self.output != _IMAGE or text is None or len(set_names(view, TEXT)) != 1 or self.loss.scale is not None:
+            return None
+        found = torch.tensor(view.class_set(None, TEXT).mean)
+        return self._projected(found if self.loss.centre is None else found - found.mean(dim=0), "target")
+
+    @torch.no_grad()
+    def _projected(self, rows: torch.Tensor, side: str) -> "NDArray[np.float32]":
+        projection = self.loss.projection if self.loss.term.entry.projection == side else None
+        found: NDArray[np.float32] = (rows if projection is None else projection(rows)).numpy()
+        return found
+
+
+@dataclass(frozen=True)
+class Meetings:
+    """All that a run's student shares with its teachers.
+
+    Attributes:
+        config: Of the run.
+        teachers: All of them.
+        all: The spaces, in the order of the losses; at most one for each teacher and output.
+        num_classes: Width of the student's logits.
+    """
+
+    config: "Config"
+    teachers: "tuple[RunTeacher, ...]"
+    all: tuple[Meeting, ...]
+    num_classes: int
+
+    @classmethod
+    def of(cls, run: "RunDir", config: "Config", look: "Look") -> "Meetings":
+        """Those of a run's best student.
+
+        Raises:
+            TrainingError: It was trained without a teacher, or what its losses learned is not there.
+            EmbedKDError: Its stores cannot be opened any more.
+        """
+        if not config.train.targets:
+            raise TrainingError("expected a run that learned from a store of a teacher, this one learned from labels")
+        data = open_data(config, build_terms(config.losses, config.loss_options))
+        student, card = look.student, look.card
+        objective = Objective(
+            data.terms,
+            targets=data.targets,
+            student_dim=student.embedding_dim,
+            num_classes=card.num_classes,
+            tap_dims=student.tap_dims,
+            class_names=card.class_names,
+            seed=config.train.seed,
+        )
+        try:
+            objective.load_state_dict(load_projections(run, card))
+        except RuntimeError as error:
+            raise TrainingError(
+                f"{run.path} does not hold what its losses learned beside the best student (an earlier version kept "
+                "only the weights); train again to compare it with its teacher"
+            ) from error
+        return cls(config, data.teachers, tuple(_meetings(data, objective)), card.num_classes)
+
+    def rows(self, split: "Split") -> "tuple[Samples, Mapping[str, tuple[RunTeacher, str]]]":
+        """Samples of a split joined with rows of all teachers: embeddings, and logits where these are of the classes.
+
+        Returns:
+            The samples, and the name of each target that comes with them to its teacher and output.
+
+        Raises:
+            EmbedKDError: A store cannot be used any more, or does not cover the split.
+        """
+        # What a head said of the teacher's rows is as good an answer as its own: it lies beside it in the store.
+        return rows_of_split(self._with_heads(), split, self._outputs)
+
+    def _outputs(self, view: "TeacherView") -> list[str]:
+        met = [one.output for one in self.all if one.teacher.view.teacher_id == view.teacher_id]
+        logits = view.spec.output(LOGITS)
+        fits = logits is not None and logits.dim == self.num_classes
+        wanted = (
+            [LOGITS] if view.spec.derived_from and fits else [*met, default_output(view), *([LOGITS] if fits else [])]
+        )
+        return [name for name in dict.fromkeys(wanted) if name is not None and name in view.outputs]
+
+    def _with_heads(self) -> "Config":
+        """The config with a head of each teacher that has no logits of the classes of its own, as one more teacher."""
+        entries = list(self.config.train.targets)
+        for teacher, entry in zip(self.teachers, self.config.train.targets, strict=True):
+            if LOGITS not in self._outputs(teacher.view):
+                entries += [f"{entry.partition('#')[0]}#{name}" for name in self._heads(teacher.view)[:1]]
+        return replace(self.config, train=replace(self.config.train, targets=tuple(entries)))
+
+    def _heads(self, view: "TeacherView") -> list[str]:
+        """Teachers of the same store that are heads on this one's rows, with logits of as many classes."""
+        made_of = f"{view.spec.name} {view.spec.fingerprint}"
+        specs = view.store.teachers.items()
+        return [
+            name
+            for name, spec in specs
+            if spec.derived_from == made_of and (out := spec.output(LOGITS)) is not None and out.dim == self.num_classes
+        ]
+
+
+def _meetings(data: "TrainingData", objective: Objective) -> list[Meeting]:
+    found: dict[tuple[str, str | None, str | None], Meeting] = {}
+    named = {teacher.name: teacher for teacher in data.teachers}
+    for term in data.terms:
+        targets = data.targets.get(term.name)
+        if targets is None or term.entry.projection is None or term.compares.tap is not None:
+            continue
+        teacher = named[term.teacher] if term.teacher is not None else data.teachers[0]
+        output = targets.output if term.entry.per_sample else targets.class_output
+        met = Meeting(
+            objective.losses[term.name],  # type: ignore[arg-type]
+            teacher,
+            None if output in _CLASS_OUTPUTS else output,
+            targets.class_output,
+        )
+        found.setdefault((teacher.name, met.output, met.class_output), met)
+    return list(found.values())
