@@ -38,7 +38,7 @@ class HeldStorage:
         self.__init__(facts["state"], facts["url"])  # type: ignore[misc]
 
     def _key(self, key: str) -> str:
-        return "/".join(key_parts(key, self.url))
+        return _checked(key)
 
     def get(self, key: str, *, limit_bytes: int | None = None) -> bytes:
         data = self.state.get(self._key(key))
@@ -78,6 +78,12 @@ class HeldStorage:
     def remove(self, key: str) -> None:
         with self._lock:
             self.state.pop(self._key(key), None)
+
+
+@lru_cache(1 << 14)
+def _checked(key: str) -> str:
+    """The key, if a store may have it; storms ask for few keys, each of them thousands of times."""
+    return "/".join(key_parts(key, "held://store"))
 
 
 def settled(state: Mapping[str, bytes]) -> dict[str, bytes]:
