@@ -28,19 +28,20 @@ class Known(Samples):
     """Samples of a store that was read before: where they lie, their keys and labels.
 
     Attributes:
-        targets: Of each slot, without rows.
+        known: Of each slot, without rows.
     """
 
-    targets: Mapping[int, SlotTargets] = field(default_factory=dict)
+    known: Mapping[int, SlotTargets] = field(default_factory=dict)
 
     @classmethod
     def of(cls, samples: Samples) -> "Known":
         """The same samples without targets."""
         assert samples.store is not None
-        view = open_store(samples.store).teacher(samples.teacher_id)
-        read = {slot.index: SlotTargets.read(view, slot, (), labels_needed=True) for slot in samples.slots}
+        joiner = replace(samples, targets=()).joiner()
+        assert joiner is not None
+        read = {slot.index: joiner.read(slot) for slot in samples.slots}
         facts = {one.name: getattr(samples, one.name) for one in fields(Samples)}
-        return cls(**(facts | {"outputs": (), "targets": read}))
+        return cls(**(facts | {"targets": (), "known": read}))
 
     def reader(self) -> SlotReader:
         """A reader that asks no store."""
@@ -48,7 +49,7 @@ class Known(Samples):
             self.slots,
             self.counts,
             self.root,
-            lambda slot: self.targets[slot.index],
+            lambda slot, turn: self.known[slot.index],
             labels_needed=True,
             open_slots=open_slots(self.counts),
             at_once=False,
@@ -66,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     view = open_store(options.store).teacher()
     joined = stored_samples(view, "train", (options.output,))
-    plain = replace(joined, store=None, teacher_id=None, outputs=())
+    plain = replace(joined, store=None, teacher_id=None, targets=())
     bare = Known.of(joined)
 
     augment = AugmentConfig()

@@ -101,7 +101,7 @@ def run_demo(config: "Config", folder: Path, progress: "Progress") -> DemoResult
         config,
         data=replace(config.data, shards=str(shards)),
         precompute=replace(config.precompute, out=str(store)),
-        train=replace(config.train, targets=str(store)),
+        train=replace(config.train, targets=(str(store),)),
     )
     result = _in_own_process(precompute, config, progress)
     done("precompute")

@@ -3,8 +3,11 @@
     config.json          the resolved config
     environment.json     versions and hardware
     metrics.jsonl        one line a logged step and a validation
+    events.out.*         the same for TensorBoard
+    logs.json            what other loggers call the run, where there are any
     checkpoint.pt        everything needed to go on
     student.safetensors  the best student so far, with student.json, which says how to build it
+    student-projections.safetensors    what its losses learned beside it, where they learned anything
     result.json          the last thing written: a run that has it is finished
 
 Files are replaced whole (`embedkd.storage.write_atomic`); metrics.jsonl grows, and is cut back to the checkpoint when a
@@ -64,6 +67,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def logs(self) -> Path:
+        """What other loggers call the run, where there are any."""
+        return self.path / "logs.json"
+
+    @property
     def checkpoint(self) -> Path:
         """The state to go on from."""
         return self.path / "checkpoint.pt"
@@ -77,6 +85,11 @@ class RunDir:
     def weights(self) -> Path:
         """Weights of the best student."""
         return self.path / "student.safetensors"
+
+    @property
+    def projections(self) -> Path:
+        """What the losses learned beside the best student: projections and scales, where there are any."""
+        return self.path / "student-projections.safetensors"
 
     @property
     def result(self) -> Path:

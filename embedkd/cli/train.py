@@ -1,12 +1,18 @@
 """``embedkd train``."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from embedkd.cli.options import AsJson, ConfigFile, Data, Sets
 from embedkd.cli.output import print_json, say
 from embedkd.cli.progress import watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from embedkd.config import Config
+    from embedkd.training import TrainResult
 
 AllowPartial = Annotated[bool | None, typer.Option("--allow-partial", help="Leave out samples that have no target.")]
 AllowViewMismatch = Annotated[
@@ -17,9 +23,17 @@ AllowRandomTeacher = Annotated[
     bool | None, typer.Option("--allow-random-teacher", help="Learn from random weights, as a control.")
 ]
 
+OnlineTeacher = Annotated[
+    bool | None,
+    typer.Option("--online-teacher", help="Run the teacher in every step, in place of its stored rows, to compare."),
+]
+
 
 def train_command(
-    targets: Annotated[str | None, typer.Option(help="The embedding store.")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STORE[#TEACHER]", help="The embedding store; may be repeated for several teachers."),
+    ] = None,
     teacher: Annotated[str | None, typer.Option(help="Which teacher, where the store has several.")] = None,
     class_set: Annotated[str | None, typer.Option(help="Which class means, other than the default.")] = None,
     student: Annotated[
@@ -40,20 +54,30 @@ def train_command(
         typer.Option(metavar="NAME=WEIGHT", help="A loss of the sum; naming one replaces the default recipe."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Losses and weights by a name; see embedkd losses.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="none, flip (the default), crop, colour or strong.")
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Who takes the metrics: tensorboard (default), wandb, mlflow; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, take three steps to see their cost, and write nothing.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     allow_partial: AllowPartial = None,
     allow_view_mismatch: AllowViewMismatch = None,
     allow_random_teacher: AllowRandomTeacher = None,
+    online_teacher: OnlineTeacher = None,
     config: ConfigFile = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a student on shards joined with stored targets; no teacher is loaded."""
     from embedkd.config import load_config
-    from embedkd.training import train
 
     values: dict[str, Any] = {
-        "train.targets": targets,
+        "train.targets": targets or None,
         "train.teacher": teacher,
         "train.class_set": class_set,
         "student.name": student,
@@ -67,17 +91,51 @@ def train_command(
         "train.seed": seed,
         "losses": _weights(loss),
         "recipe": recipe,
+        "augment.preset": augment,
+        "train.logs": log or None,
         "train.allow_partial": allow_partial,
         "train.allow_view_mismatch": allow_view_mismatch,
         "train.allow_random_teacher": allow_random_teacher,
+        "train.online_teacher": online_teacher,
     }
     settings = load_config(config, values=values, sets=sets or [])
-    result = train(settings, resume=resume, progress=watcher())
+    if dry_run:
+        _show_plan(settings, resume=resume, as_json=as_json)
+        return
+    result = _trainer(settings)(settings, resume=resume, progress=watcher())
+
+    from embedkd.training.distributed import Ranks  # torch is there by now
+
+    if not Ranks.from_environment().first:
+        return
     if as_json:
         print_json(result.to_json())
         return
     say(result)
     say(f"next: embedkd evaluate {settings.train.out}; embedkd report {settings.train.out}")
+
+
+def _show_plan(settings: "Config", *, resume: bool, as_json: bool) -> None:
+    from embedkd.cli.plan import plan_lines
+    from embedkd.training.preview import preview
+
+    plan = preview(settings, resume=resume, progress=watcher())
+    if as_json:
+        print_json(plan.to_json())
+        return
+    for line in plan_lines(plan):
+        say(line)
+
+
+def _trainer(settings: "Config") -> "Callable[..., TrainResult]":
+    """With or without a teacher: only the one that has one may import it."""
+    if settings.train.online_teacher:
+        from embedkd.online import train_online
+
+        return train_online
+    from embedkd.training import train
+
+    return train
 
 
 def _weights(texts: list[str] | None) -> dict[str, float] | None:

@@ -4,6 +4,7 @@ Only stages and the command line know this package; parts take plain arguments. 
 are looked up where their tables are, so here they are text.
 """
 
+from embedkd.config.augmentation import AUGMENTATIONS, AugmentConfig
 from embedkd.config.loading import load_config
 from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES, Recipe
 from embedkd.config.sections import (
@@ -14,10 +15,11 @@ from embedkd.config.sections import (
     DemoRun,
     PrecomputeConfig,
 )
-from embedkd.config.training import AugmentConfig, OptimiserConfig, StudentConfig, TrainConfig
+from embedkd.config.training import OptimiserConfig, StudentConfig, TrainConfig
 from embedkd.config.tuning import FinetuneConfig, HeadConfig
 
 __all__ = [
+    "AUGMENTATIONS",
     "DEFAULT_RECIPE",
     "RECIPES",
     "AugmentConfig",

@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from embedkd.errors import ConfigError, UnknownNameError
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 T = TypeVar("T")
+_TEXTS: Final = tuple[str, ...]
 
 
 class TypedText(str):
@@ -21,7 +22,7 @@ class TypedText(str):
 
     def parse(self, hint: object) -> object:
         """The value for a key of that type: TOML, where text needs no quotes and ``none`` is no value."""
-        if self == "none" and NoneType in get_args(hint):
+        if self == "none" and (NoneType in get_args(hint) or hint == _TEXTS):
             return None
         if hint in {str, str | None} and self[:1] not in {'"', "'"}:
             return str(self)
@@ -38,7 +39,8 @@ def read_dataclass(kind: type[T], document: "Mapping[str, Any]") -> T:
     Args:
         kind: The dataclass; its fields are bool, int, float, str, literals, tuples, tables of one type, dataclasses,
             and any of these or None.
-        document: Field to value. An int will do for a float; nothing else is converted.
+        document: Field to value. An int will do for a float, a text or None for a list of texts; nothing else is
+            converted.
 
     Raises:
         ConfigError: A value of another type than expected, a missing key, or what ``kind`` itself refuses.
@@ -103,6 +105,8 @@ class _Reader:
         return _expect(type(value) in choices, " or ".join(choice.__name__ for choice in choices), value, key)
 
     def _tuple(self, arguments: tuple[Any, ...], value: object, key: str) -> tuple[Any, ...]:
+        if arguments == get_args(_TEXTS) and (value is None or isinstance(value, str)):
+            value = [] if value is None else [str(value)]  # one text is a list of one, and runs of old had one or none
         items = _expect(isinstance(value, list | tuple), "a list", value, key)
         any_length = arguments[-1] is Ellipsis
         if not any_length and len(items) != len(arguments):

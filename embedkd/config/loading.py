@@ -3,6 +3,7 @@
 import tomllib
 from typing import TYPE_CHECKING, Any
 
+from embedkd.config.augmentation import expand_augmentation
 from embedkd.config.conversion import TypedText
 from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES, expand_recipe
 from embedkd.config.sections import Config
@@ -21,7 +22,7 @@ def load_config(
     Args:
         path: The file; None has only the defaults below the rest.
         values: Dotted key to a value of the key's type; None is a flag that was not given. ``recipe``, here or at the
-            top of the file, names losses with their weights.
+            top of the file, names losses with their weights; ``augment.preset`` names settings of that section.
         sets: ``section.key=value`` each; the value in TOML, where text needs no quotes and ``none`` unsets.
 
     Raises:
@@ -41,6 +42,7 @@ def load_config(
         if not separator:
             raise ConfigError(f"expected --set section.key=value, got {text!r}")
         _put(document, key.strip(), TypedText(typed.strip()))
+    expand_augmentation(document)
     return Config.from_dict(document)
 
 

@@ -4,12 +4,14 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from embedkd.config.augmentation import AugmentConfig
 from embedkd.config.checks import require, require_encodings, require_weights
 from embedkd.config.conversion import read_dataclass
 from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES
-from embedkd.config.training import AugmentConfig, OptimiserConfig, Option, StudentConfig, TrainConfig
+from embedkd.config.training import OptimiserConfig, Option, StudentConfig, TrainConfig
 from embedkd.config.tuning import FinetuneConfig, HeadConfig
 from embedkd.errors import UnknownNameError
+from embedkd.records import MAX_VIEWS, ViewSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,6 +56,10 @@ class PrecomputeConfig:
             no class texts.
         max_bad_fraction: A shard with a greater share of samples without an embedding stops the run.
         encoding: How rows are kept: "int8" for all outputs, "cls=int8" for one, "top10" for logits; float16 otherwise.
+        views: Stored views of each teacher beside its own rows: the same model on fixed random crops.
+        view_seed: Of their draw.
+        view_min_crop_area: Smallest share of an image's area that a view shows.
+        view_flip: Probability that a view mirrors an image.
     """
 
     teachers: tuple[str, ...] = ("packaged:efficientnet-lite0",)
@@ -72,6 +78,10 @@ class PrecomputeConfig:
     class_prompts: str | None = None
     max_bad_fraction: float = 0.1
     encoding: tuple[str, ...] = ()
+    views: int = 0
+    view_seed: int = 0
+    view_min_crop_area: float = 0.35
+    view_flip: float = 0.5
 
     def __post_init__(self) -> None:
         require(len(self.teachers) >= 1, "precompute.teachers", "at least one name", self.teachers)
@@ -88,6 +98,17 @@ class PrecomputeConfig:
         if self.capacity is not None:
             fits = 1 <= self.capacity <= 16_384 and self.capacity.bit_count() == 1
             require(fits, "precompute.capacity", "a power of two up to 16384", self.capacity)
+        require(0 <= self.views <= MAX_VIEWS, "precompute.views", f"from 0 to {MAX_VIEWS}", self.views)
+        require(0 <= self.view_seed < 1 << 63, "precompute.view_seed", "from 0 to 2**63 - 1", self.view_seed)
+        least = self.view_min_crop_area
+        require(0 < least <= 1, "precompute.view_min_crop_area", "above 0, at most 1", least)
+        require(0 <= self.view_flip <= 1, "precompute.view_flip", "from 0 to 1", self.view_flip)
+
+    @property
+    def view_specs(self) -> tuple[ViewSpec, ...]:
+        """The views that are wanted, by index."""
+        facts = (float(self.view_min_crop_area), float(self.view_flip))
+        return tuple(ViewSpec(self.view_seed, index, *facts) for index in range(self.views))
 
 
 @dataclass(frozen=True)
@@ -173,9 +194,9 @@ class Config:
 
     def __post_init__(self) -> None:
         require_weights(self.losses, "losses")
-        used = set(self.losses).union(*(run.losses for run in self.demo.runs))
+        used = {_loss_of(name) for losses in (self.losses, *(run.losses for run in self.demo.runs)) for name in losses}
         for name in self.loss_options:
-            if name not in used:
+            if _loss_of(name) not in used:
                 raise UnknownNameError("config key", f"loss_options.{name}", [f"loss_options.{loss}" for loss in used])
 
     @classmethod
@@ -205,16 +226,21 @@ class Config:
         """
         facts = dict(_flatten(self.to_dict(), ""))
         kept = {key: value for key, value in facts.items() if key.split(".")[0] in _TRAINING and key not in _FREE}
-        active = {name for name, weight in self.losses.items() if weight}
-        return {k: v for k, v in kept.items() if not k.startswith("loss") or k.split(".")[1] in active}
+        active = {_loss_of(name) for name, weight in self.losses.items() if weight}
+        return {k: v for k, v in kept.items() if not k.startswith("loss") or _loss_of(k.split(".")[1]) in active}
 
 
 _TRAINING = {"student", "train", "optimiser", "augment", "losses", "loss_options"}
 _FREE = {
     *("train.targets", "train.out", "train.teacher", "train.class_set", "train.workers", "train.device"),
-    *("train.checkpoint_every_steps", "train.log_every_steps", "train.allow_view_mismatch"),
-    "train.allow_random_teacher",
+    *("train.checkpoint_every_steps", "train.log_every_steps", "train.logs", "train.allow_view_mismatch"),
+    *("train.allow_random_teacher", "train.compile", "train.online_weights"),
 }
+
+
+def _loss_of(name: str) -> str:
+    """The loss of ``mse@NAME``, which compares with one of several teachers."""
+    return name.partition("@")[0]
 
 
 def _flatten(value: object, key: str) -> "Iterator[tuple[str, object]]":

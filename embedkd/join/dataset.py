@@ -1,7 +1,8 @@
 """Stage 2's input: batches of decoded samples with their targets, in an order that any process can compute."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,13 @@ from embedkd.join.order import EpochOrder, batch_positions
 from embedkd.join.slots import Joined, SlotReader
 from embedkd.seeding import stream_seed
 from embedkd.sources.images import decode_image
+from embedkd.sources.views import crop_view
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from embedkd.join.samples import Samples
+    from embedkd.records import ViewSpec
 
 Transform = Callable[["Image", int], Tensor]
 
@@ -32,8 +35,9 @@ class Batch:
         keys: Of the samples.
         pixels: float32 [B, 3, H, W], as the transform gave them.
         labels: int64 [B], -1 without a label.
-        targets: Output to float32 [B, D].
+        targets: Name of each target to float32 [B, D].
         valid: bool [B]; False marks padding, which must not count.
+        beside: Name of each further transform to its pixels of the same images; see `JoinedShards.beside`.
     """
 
     keys: tuple[str, ...]
@@ -41,6 +45,7 @@ class Batch:
     labels: Tensor
     targets: Mapping[str, Tensor]
     valid: Tensor
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "Batch":
         """On another device; asynchronous from pinned memory."""
@@ -57,6 +62,7 @@ class Batch:
             labels=function(self.labels),
             targets={name: function(rows) for name, rows in self.targets.items()},
             valid=function(self.valid),
+            beside={name: function(pixels) for name, pixels in self.beside.items()},
         )
 
 
@@ -109,7 +115,18 @@ class JoinedShards(IterableDataset[Batch]):
         self._seed = seed
         self._shuffle = shuffle
         self._ranks = ranks
+        self._beside: dict[str, Transform] = {}
         self._order: EpochOrder | None = None
+
+    def beside(self, transforms: Mapping[str, Transform]) -> "JoinedShards":
+        """The same batches, with further pixels in `Batch.beside`: each image is decoded once for all transforms.
+
+        Args:
+            transforms: By the name that their pixels come under; each is given the same image and the same seed.
+        """
+        made = copy(self)
+        made._beside = dict(transforms)
+        return made
 
     @property
     def rows(self) -> int:
@@ -145,24 +162,52 @@ class JoinedShards(IterableDataset[Batch]):
         """
         positions, valid = batch_positions(self.rows, step, self.global_batch_size, *self._ranks)
         places = zip(*self._epoch_order(epoch).at(positions), strict=True)
-        joined = self._reader.read_all([(int(slot), int(number)) for slot, number in places])
+        turn = self._first_turn + epoch
+        joined = self._reader.read_all([(int(slot), int(number)) for slot, number in places], turn)
+        pixels, beside = self._pixels(joined, epoch)
         return Batch(
             keys=tuple(sample.key for sample in joined),
-            pixels=torch.stack([self._pixels(sample, epoch) for sample in joined]),
+            pixels=pixels,
             labels=torch.tensor([sample.label for sample in joined], dtype=torch.int64),
             targets={
-                output: torch.from_numpy(np.stack([sample.targets[output] for sample in joined]).astype(np.float32))
-                for output in self.samples.outputs
+                name: torch.from_numpy(np.stack([sample.targets[name] for sample in joined]).astype(np.float32))
+                for name in (target.name for target in self.samples.targets)
             },
             valid=torch.from_numpy(valid),
+            beside=beside,
         )
 
-    def _pixels(self, sample: Joined, epoch: int) -> Tensor:
+    def _pixels(self, joined: list[Joined], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the transform makes of some samples, and what the others beside it do."""
+        found: dict[str | None, list[Tensor]] = {None: [], **{name: [] for name in self._beside}}
+        for sample in joined:  # one image after the other: decoded ones are large
+            image, seed = self._image(sample, epoch), stream_seed(self._seed, "augment", epoch, sample.key)
+            found[None].append(self.transform(image, seed))
+            for name, transform in self._beside.items():
+                found[name].append(transform(image, seed))
+        return torch.stack(found[None]), {name: torch.stack(found[name]) for name in self._beside}
+
+    def _image(self, sample: Joined, epoch: int) -> "Image":
         try:
             image = decode_image(sample.image, self.samples.policy)
         except ImageError as error:
             raise ImageError(f"{sample.where}: {error}") from error
-        return self.transform(image, stream_seed(self._seed, "augment", epoch, sample.key))
+        view = self.view(epoch)
+        return image if view is None else crop_view(image, view, sample.key)
+
+    @cached_property
+    def _first_turn(self) -> int:
+        """Where the round of stored views begins: other seeds begin with other views."""
+        return stream_seed(self._seed, "view") % max(len(self.samples.views), 1)
+
+    def view(self, epoch: int) -> "ViewSpec | None":
+        """The stored view that all targets of an epoch belong to; None for whole images.
+
+        One for all samples: which part of an image a view shows is drawn for each sample by itself, so others gain
+        nothing by another number, and an epoch reads the rows of one view.
+        """
+        views = self.samples.views
+        return views[(self._first_turn + epoch) % len(views)] if views else None
 
     def _epoch_order(self, epoch: int) -> EpochOrder:
         if self._order is None or self._order.epoch != epoch:

@@ -12,12 +12,11 @@ import numpy as np
 
 from embedkd.errors import JoinError
 from embedkd.join.samples import Samples
-from embedkd.join.slots import Joined, SlotReader, SlotTargets
+from embedkd.join.slots import Joined, SlotReader
 from embedkd.records import key_hash
 from embedkd.sources.fields import label as label_of
 from embedkd.sources.reader import ShardStream, check_same
 from embedkd.sources.roots import ShardSource, open_root
-from embedkd.store import TeacherView, open_store
 from embedkd.store.heads import ranks
 
 if TYPE_CHECKING:
@@ -25,10 +24,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from embedkd.join.joiner import Joiner
     from embedkd.store import Slot
 
 _STREAM = b"held out"
-# From a slot to keys (u64 [n]) and labels (int64 [n]) of its usable samples.
+# From a slot to keys (u64 [n]) and labels (int64 [n]) of all its samples, usable or not.
 _Look = Callable[["Slot"], tuple["NDArray[np.uint64]", "NDArray[np.int64]"]]
 
 
@@ -61,6 +61,8 @@ def held_out(
 def split_held_out(samples: Samples, *, share: float, seed: int) -> "tuple[ChosenSamples, ChosenSamples]":
     """Divide the samples of a training split; reads all keys and labels once.
 
+    Which are held out is decided among all samples of its slots, so it is the same whatever is joined to them.
+
     Returns:
         What stays for training, and what is held out.
 
@@ -69,16 +71,29 @@ def split_held_out(samples: Samples, *, share: float, seed: int) -> "tuple[Chose
         SourceError: A shard or a label cannot be used.
         StoreError: The store's rows cannot be trusted.
     """
-    look = _in_shards(samples) if samples.store is None or samples.teacher_id is None else _in_store(samples)
+    joiner = samples.joiner()
+    look = _in_shards(samples) if joiner is None else _in_store(joiner)
     read = [look(slot) for slot in samples.slots]
     if not read:
         raise JoinError("expected training samples to hold some out, got none")
     keys, labels = (np.concatenate(parts) for parts in zip(*read, strict=True))
-    chosen = held_out(keys.astype(np.uint64), labels.astype(np.int64), share=share, seed=seed)
-    if not chosen.any():
-        raise JoinError(f"expected 2 samples of a class to hold one out, got {len(keys)} samples; add shards named val")
-    parts = np.split(chosen, np.cumsum(samples.counts)[:-1])
+    chosen = held_out(keys, labels, share=share, seed=seed)
+    cut = np.split(chosen, np.cumsum([slot.rows for slot in samples.slots])[:-1])
+    parts = [part[_usable(samples, joiner, at)] for at, part in enumerate(cut)]
+    if not any(part.any() for part in parts):
+        raise JoinError(
+            f"expected 2 samples of a class to hold one out for validation, got {len(keys)} samples; add shards named "
+            "val, or hold none out with --set train.val_fraction=0"
+        )
     return ChosenSamples.of(samples, [~part for part in parts]), ChosenSamples.of(samples, parts)
+
+
+def _usable(samples: Samples, joiner: "Joiner | None", at: int) -> "NDArray[np.int64]":
+    """Which samples of a slot can be used, in order."""
+    slot = samples.slots[at]
+    if joiner is None or samples.counts[at] == slot.rows:
+        return np.arange(slot.rows)
+    return joiner.read(slot).ordinals
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,10 @@ class ChosenSamples(Samples):
         facts |= {"counts": tuple(len(chosen) for chosen in numbers), "usable": samples.counts, "numbers": numbers}
         return cls(**facts)
 
+    def ordinals(self, at: int, usable: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        """See `Samples.ordinals`."""
+        return usable[self.numbers[at]]
+
     def reader(self) -> SlotReader:
         """A reader for one process."""
         facts = {field.name: getattr(self, field.name) for field in fields(Samples)}
@@ -114,18 +133,15 @@ class _ChosenReader(SlotReader):
         self._whole = whole
         self._numbers = numbers
 
-    def read_all(self, wanted: "Sequence[tuple[int, int]]") -> list[Joined]:
+    def read_all(self, wanted: "Sequence[tuple[int, int]]", turn: int = 0) -> list[Joined]:
         """See `SlotReader.read_all`."""
-        return self._whole.read_all([(at, int(self._numbers[at][number])) for at, number in wanted])
+        return self._whole.read_all([(at, int(self._numbers[at][number])) for at, number in wanted], turn)
 
 
-def _in_store(samples: Samples) -> _Look:
-    assert samples.store is not None
-    view = TeacherView(open_store(samples.store), str(samples.teacher_id))
-
+def _in_store(joiner: "Joiner") -> _Look:
     def look(slot: "Slot") -> "tuple[NDArray[np.uint64], NDArray[np.int64]]":
-        found = SlotTargets.read(view, slot, samples.outputs, labels_needed=samples.labels_needed)
-        return found.table.keys[found.ordinals], found.labels[found.ordinals].astype(np.int64)
+        found = joiner.samples(slot)
+        return found.keys, found.labels.astype(np.int64)
 
     return look
 

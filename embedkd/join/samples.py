@@ -1,13 +1,24 @@
 """Which samples take part: those of one split that have what the losses read."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from embedkd.errors import JoinError
+from embedkd.join.agreement import common_shards, lead_among
+from embedkd.join.joiner import Joiner
 from embedkd.join.order import BLOCK_ROWS, MAX_LANES
-from embedkd.join.slots import SlotReader, SlotTargets, is_elsewhere
-from embedkd.records import DecodePolicy, Shard, Split
-from embedkd.store import Slot, SlotCounts, TeacherView, open_store
+from embedkd.join.slots import SlotReader, is_elsewhere
+from embedkd.join.targets import Places, Target
+from embedkd.records import DecodePolicy, Shard, Split, ViewSpec
+from embedkd.store import Slot, SlotCounts, TeacherView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -15,15 +26,16 @@ class Samples:
     """Which samples take part: slots of one split, where their shards lie, and what is joined to them.
 
     Attributes:
-        slots: The slots.
+        slots: The slots, of the store that leads.
         counts: Usable samples of each.
         left_out: Samples that cannot be used, by reason.
         root: Where the shards lie.
         policy: How images are decoded.
-        store: Path of the store; None joins nothing.
-        teacher_id: The teacher in the store.
-        outputs: Outputs that are joined.
+        store: Path of the store that leads; None joins nothing.
+        teacher_id: A teacher in that store.
+        targets: What is joined.
         labels_needed: Whether samples without a label are left out, or refused where there is no store to tell.
+        views: Which part of each image belongs to the targets, epoch after epoch; none for the whole image.
     """
 
     slots: tuple[Slot, ...]
@@ -33,8 +45,9 @@ class Samples:
     policy: DecodePolicy
     store: str | None = None
     teacher_id: str | None = None
-    outputs: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
     labels_needed: bool = True
+    views: tuple[ViewSpec, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -43,23 +56,60 @@ class Samples:
 
     def reader(self) -> SlotReader:
         """A reader for one process."""
+        joiner = self.joiner()
+        if joiner is not None and self.slots:
+            joiner.prepare(self.slots[0])
         return SlotReader(
             self.slots,
             self.counts,
             self.root,
-            None if self.store is None else self._targets_of(),
+            None if joiner is None else joiner.read,
             labels_needed=self.labels_needed,
             open_slots=open_slots(self.counts),
-            at_once=is_elsewhere(self.root, self.store),
+            at_once=is_elsewhere(self.root, self.store, *(target.store for target in self.targets)),
         )
 
-    def _targets_of(self) -> Callable[[Slot], SlotTargets]:
-        assert self.store is not None
-        assert self.teacher_id is not None
-        view = TeacherView(open_store(self.store), self.teacher_id)
-        for output in self.outputs or view.outputs[:1]:
-            view.committed(self.slots[0], output)  # reads what slots share, before several threads want it at once
-        return lambda slot: SlotTargets.read(view, slot, self.outputs, labels_needed=self.labels_needed)
+    def ordinals(self, at: int, usable: "NDArray[np.int64]") -> "NDArray[np.int64]":
+        """Which samples of a slot take part, in order.
+
+        Args:
+            at: Which of the slots.
+            usable: int64, samples of the slot that could be used.
+        """
+        return usable
+
+    def joiner(self) -> Joiner | None:
+        """What reads the stores, for one process; None where there is none."""
+        if self.store is None or self.teacher_id is None:
+            return None
+        return Joiner(self.store, self.teacher_id, self.targets, labels_needed=self.labels_needed)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of one teacher.
+
+    Attributes:
+        view: Its part of its store.
+        outputs: Name of a target to the output that gives its rows.
+        views: Stored views of it, whose rows are read in place of its own; none reads its own.
+    """
+
+    view: TeacherView
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    views: tuple[TeacherView, ...] = ()
+
+    def counted(self) -> "Iterator[SlotCounts]":
+        """Of everything that is read; of the first output where nothing is."""
+        for output in self.outputs.values() or self.view.outputs[:1]:
+            for view in self.views if self.outputs and self.views else (self.view,):
+                yield view.counts(output)
+
+    def targets(self) -> "Iterator[Target]":
+        """What is joined."""
+        ids = tuple(view.teacher_id for view in self.views or (self.view,))
+        for name, output in self.outputs.items():
+            yield Target(name, self.view.store.storage.url, ids, output)
 
 
 def stored_samples(
@@ -71,7 +121,7 @@ def stored_samples(
     labels_needed: bool = True,
     allow_partial: bool = False,
 ) -> Samples:
-    """The samples of one split of a store's shards.
+    """The samples of one split of a store's shards, joined with outputs of one teacher under their own names.
 
     Args:
         view: The teacher's part of the store.
@@ -85,28 +135,63 @@ def stored_samples(
         JoinError: Some samples have no target or no label; how many, why, and what to do.
         UnknownNameError: The teacher has no such output.
     """
-    slots = tuple(slot for slot in view.store.slots if slot.shard.split == split)
-    left_out: dict[str, int] = {}
-    counted = [view.counts(output) for output in (tuple(outputs) or view.outputs[:1])]
-    counts = [_usable(view, slot, tuple(outputs), counted, left_out, labels_needed=labels_needed) for slot in slots]
-    if left_out and not allow_partial:
+    wanted = Wanted(view, {output: output for output in outputs})
+    return joined_samples([wanted], split, data=data, labels_needed=labels_needed, allow_partial=allow_partial)
+
+
+def joined_samples(
+    wanted: Sequence[Wanted],
+    split: Split,
+    *,
+    data: str | None = None,
+    labels_needed: bool = True,
+    allow_partial: bool = False,
+) -> Samples:
+    """The samples of one split that all of some stores have, joined with rows of several teachers.
+
+    The slots, and so the order of every epoch, are those of one of the stores; which one depends on what they hold and
+    not on which is named first.
+
+    Args:
+        wanted: What is wanted of each teacher, of at least one.
+        split: Which split.
+        data: Folder or URL where the shards lie, if it is not where the stores remember them.
+        labels_needed: Whether samples without a label are left out.
+        allow_partial: Leave out what is not in all stores or has no target, instead of refusing.
+
+    Raises:
+        JoinError: Some samples have no target or no label, or the stores were made of other data; how many, why, and
+            what to do.
+        UnknownNameError: A teacher has no such output.
+    """
+    stores = [one.view.store for one in wanted]
+    shared, left_out = common_shards(stores, split, allow_partial=allow_partial)
+    lead = wanted[lead_among(stores, shared)]
+    slots = [slot for slot in lead.view.store.slots if slot.shard.split == split and slot.shard in shared]
+    samples = Samples(
+        slots=(),
+        counts=(),
+        left_out=left_out,
+        root=data or lead.view.store.data_root,
+        policy=lead.view.store.policy,
+        store=lead.view.store.storage.url,
+        teacher_id=lead.view.teacher_id,
+        targets=tuple(target for one in wanted for target in one.targets()),
+        labels_needed=labels_needed,
+        views=_views_of(wanted),
+    )
+    counter = _Counter(samples, wanted, left_out)
+    counts = [counter.usable(slot) for slot in slots]
+    missing = sum(left_out.values())
+    if missing and not allow_partial:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        places = " and ".join(dict.fromkeys(store.storage.url for store in stores))
         raise JoinError(
-            f"{sum(left_out.values())} of {sum(s.rows for s in slots)} {split} samples of {view.store.storage.url} "
+            f"{missing} of {sum(s.rows for s in slots)} {split} samples of {places} "
             f"cannot be used ({reasons}); run embedkd precompute to its end, or leave them out with --allow-partial"
         )
     kept = [i for i, count in enumerate(counts) if count]
-    return Samples(
-        slots=tuple(slots[i] for i in kept),
-        counts=tuple(counts[i] for i in kept),
-        left_out=left_out,
-        root=data or view.store.data_root,
-        policy=view.store.policy,
-        store=view.store.storage.url,
-        teacher_id=view.teacher_id,
-        outputs=tuple(outputs),
-        labels_needed=labels_needed,
-    )
+    return replace(samples, slots=tuple(slots[i] for i in kept), counts=tuple(counts[i] for i in kept))
 
 
 def shard_samples(
@@ -134,27 +219,77 @@ def open_slots(counts: Sequence[int]) -> int:
     return max(1, min(MAX_LANES * in_block, len(counts)))
 
 
-def _usable(
-    view: TeacherView,
-    slot: Slot,
-    outputs: tuple[str, ...],
-    counted: Sequence[SlotCounts],
-    left_out: dict[str, int],
-    *,
-    labels_needed: bool,
-) -> int:
-    """Usable samples of a slot; reads no rows where the counts of its commits say how many there are."""
-    at = slot.index
-    if not all(counts.committed[at] for counts in counted):
-        left_out["not precomputed"] = left_out.get("not precomputed", 0) + slot.rows
-        return 0
-    partial = [int(counts.ok[at]) for counts in counted if counts.ok[at] != slot.rows]
-    labelled = not labels_needed or all(counts.labelled[at] == slot.rows for counts in counted)
-    if labelled and len(partial) <= 1:  # of several outputs, other samples may be missing in each
-        usable = partial[0] if partial else slot.rows
-    else:
-        usable = len(SlotTargets.read(view, slot, outputs, labels_needed=labels_needed).ordinals)
-    if usable < slot.rows:
-        reason = "without an embedding or a label" if labels_needed else "without an embedding"
-        left_out[reason] = left_out.get(reason, 0) + slot.rows - usable
-    return usable
+def _views_of(wanted: Sequence[Wanted]) -> tuple[ViewSpec, ...]:
+    """The views that all rows are of.
+
+    Raises:
+        JoinError: Teachers have other views, so that no part of an image belongs to the rows of both.
+    """
+    found = [(one, tuple(view.spec.view for view in one.views)) for one in wanted if one.outputs]
+    for one, views in found[1:]:
+        if views != found[0][1]:
+            first = found[0][0].view.spec.name
+            raise JoinError(
+                f"expected one set of stored views of all teachers, got {_shown(found[0][1])} of {first} and "
+                f"{_shown(views)} of {one.view.spec.name}; precompute both with the same --views, or take fewer with "
+                "--set train.views=NUMBER"
+            )
+    return tuple(view for view in found[0][1] if view is not None) if found else ()
+
+
+def _shown(views: Sequence[ViewSpec | None]) -> str:
+    first = views[0] if views else None
+    if first is None:
+        return "none"
+    return f"{len(views)} (seed {first.seed}, crops from {first.min_crop_area:g} of the area)"
+
+
+class _Counter:
+    """Counts the usable samples of slots; reads no rows where the commits say how many there are.
+
+    Args:
+        samples: How they are joined.
+        wanted: What is wanted of each teacher.
+        left_out: Counts what cannot be used, by reason.
+    """
+
+    def __init__(self, samples: Samples, wanted: Sequence[Wanted], left_out: dict[str, int]) -> None:
+        self._samples = samples
+        self._left_out = left_out
+        self._joiner: Joiner | None = None
+        self._counted: list[tuple[Places, SlotCounts]] = []
+        for one in wanted:
+            places = Places(one.view.store.slots)
+            self._counted += [(places, counts) for counts in one.counted()]
+
+    def usable(self, slot: Slot) -> int:
+        """Usable samples of a slot of the store that leads."""
+        parts = [(places.parts(slot), counts) for places, counts in self._counted]
+        at = [(np.array([part.slot.index for part in found]), found, counts) for found, counts in parts]
+        if not all(counts.committed[index].all() for index, _, counts in at):
+            self._leave_out("not precomputed", slot.rows)
+            return 0
+        rows = [(sum(part.slot.rows for part in found), found) for _, found, _ in at]
+        ok = [int(counts.ok[index].sum()) for index, _, counts in at]
+        labelled = not self._samples.labels_needed or all(
+            int(counts.labelled[index].sum()) == there for (index, _, counts), (there, _) in zip(at, rows, strict=True)
+        )
+        partial = [i for i, (there, _) in enumerate(rows) if ok[i] != there]
+        if labelled and not partial:
+            return slot.rows
+        if labelled and len(partial) == 1 and all(part.is_whole for part in rows[partial[0]][1]):
+            usable = ok[partial[0]]  # of several outputs, other samples may be missing in each
+        else:
+            usable = self._read(slot)
+        needs = "without an embedding or a label" if self._samples.labels_needed else "without an embedding"
+        self._leave_out(needs, slot.rows - usable)
+        return usable
+
+    def _read(self, slot: Slot) -> int:
+        self._joiner = self._joiner or self._samples.joiner()
+        assert self._joiner is not None
+        return len(self._joiner.read(slot).ordinals)
+
+    def _leave_out(self, reason: str, rows: int) -> None:
+        if rows:
+            self._left_out[reason] = self._left_out.get(reason, 0) + rows

@@ -5,25 +5,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embedkd.errors import JoinError
 from embedkd.join.files import SampleTable, ShardFile, scan_table
 from embedkd.join.recent import Recent
-from embedkd.records import RowStatus
 from embedkd.sources.fields import LABEL_SUFFIX, NO_LABEL, image_suffix, label
 from embedkd.sources.roots import ShardSource, open_root
 from embedkd.storage.places import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any, Self
+    from typing import Any
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from embedkd.records import Sample, Shard
     from embedkd.storage import Storage
-    from embedkd.store import Rows, Slot, TeacherView
+    from embedkd.store import Rows, Slot
 
 _ASKED_AT_ONCE = 16  # reads from a remote place: each waits for an answer, and a batch has many
 _OPEN_FILES = 256  # below the 1,024 that a process may have open nearly everywhere
@@ -31,34 +29,19 @@ _OPEN_FILES = 256  # below the 1,024 that a process may have open nearly everywh
 
 @dataclass(frozen=True)
 class SlotTargets:
-    """What a store says of one slot.
+    """What stores say of one slot.
 
     Attributes:
         ordinals: int64 [m], samples of the slot that can be used, in order.
         table: What proves its samples.
         labels: i32 [n].
-        rows: Output to n rows, encoded as they are stored; one is decoded when it is asked for.
+        rows: Name of a target to n rows, encoded as they are stored; one is decoded when it is asked for.
     """
 
     ordinals: "NDArray[np.int64]"
     table: SampleTable
     labels: "NDArray[np.int32]"
     rows: "Mapping[str, Rows]"
-
-    @classmethod
-    def read(cls, view: "TeacherView", slot: "Slot", outputs: tuple[str, ...], *, labels_needed: bool) -> "Self":
-        """Read one slot of a store; with no outputs, the teacher's first one decides what can be used.
-
-        Raises:
-            StoreError: See `TeacherView.read`.
-        """
-        reads = {output: view.read(slot, output) for output in outputs}
-        samples = reads[outputs[0]] if reads else view.read_samples(slot, view.outputs[0])
-        usable = np.logical_and.reduce([found.status == RowStatus.OK for found in (samples, *reads.values())])
-        if labels_needed:
-            usable &= samples.labels != NO_LABEL
-        rows = {output: read.stored for output, read in reads.items()}
-        return cls(np.flatnonzero(usable), SampleTable(samples.keys, samples.places), samples.labels, rows)
 
 
 @dataclass(frozen=True)
@@ -70,7 +53,7 @@ class Joined:
         where: The sample, as messages name it.
         image: Bytes of the image.
         label: Its label, NO_LABEL without one.
-        targets: Output to [D], float16 or float32.
+        targets: Name to [D], float16 or float32.
     """
 
     key: str
@@ -108,7 +91,7 @@ class SlotReader:
         slots: The slots.
         counts: Usable samples of each.
         root: Where the shards lie.
-        targets_of: From a slot to its targets; None reads labels from the shards and joins nothing.
+        targets_of: From a slot and a turn to its targets; None reads labels from the shards and joins nothing.
         labels_needed: Whether a sample without a label is an error where nothing is joined.
         open_slots: How many slots stay in memory.
         at_once: Whether reads wait for answers from elsewhere, so that many are sent at once.
@@ -119,7 +102,7 @@ class SlotReader:
         slots: "tuple[Slot, ...]",
         counts: tuple[int, ...],
         root: str,
-        targets_of: "Callable[[Slot], SlotTargets] | None",
+        targets_of: "Callable[[Slot, int], SlotTargets] | None",
         *,
         labels_needed: bool,
         open_slots: int,
@@ -150,7 +133,7 @@ class SlotReader:
         return Recent(lambda shard: scan_table(shard, self._source(shard)), self._open_slots)
 
     @cached_property
-    def _targets(self) -> Recent[int, SlotTargets]:
+    def _targets(self) -> Recent[tuple[int, int], SlotTargets]:
         return Recent(self._read_targets, self._open_slots)
 
     def _source(self, shard: "Shard") -> ShardSource:
@@ -159,9 +142,10 @@ class SlotReader:
     def _each(self, function: "Callable[[Any], Any]", items: "Iterable[Any]") -> "Iterable[Any]":
         return self._pool.map(function, items) if self._at_once else map(function, items)
 
-    def _read_targets(self, at: int) -> SlotTargets:
+    def _read_targets(self, at_turn: tuple[int, int]) -> SlotTargets:
         assert self._targets_of is not None
-        targets = self._targets_of(self._slots[at])
+        at, turn = at_turn
+        targets = self._targets_of(self._slots[at], turn)
         if len(targets.ordinals) != self._counts[at]:
             raise JoinError(
                 f"slot {self._slots[at].index} has {len(targets.ordinals)} usable samples, expected "
@@ -173,11 +157,12 @@ class SlotReader:
         """One sample; see `read_all`."""
         return self.read_all([(at, number)])[0]
 
-    def read_all(self, wanted: "Sequence[tuple[int, int]]") -> list[Joined]:
+    def read_all(self, wanted: "Sequence[tuple[int, int]]", turn: int = 0) -> list[Joined]:
         """Some samples, in the order given.
 
         Args:
             wanted: For each, which of the slots, and which of the slot's usable samples.
+            turn: Which of the stored views, from 0, round and round.
 
         Raises:
             JoinError: The key in the tar is not the key in the store, or there is no label where one is needed.
@@ -185,18 +170,19 @@ class SlotReader:
             StorageError: A remote tar or store cannot be read.
             StoreError: The store's rows cannot be trusted.
         """
-        return list(self._each(self._join, self._tasks(wanted)))
+        return list(self._each(self._join, self._tasks(wanted, turn)))
 
-    def _tasks(self, wanted: "Sequence[tuple[int, int]]") -> list[_Task]:
+    def _tasks(self, wanted: "Sequence[tuple[int, int]]", turn: int) -> list[_Task]:
         """Where these samples lie, with all that has to be opened for them."""
         slots = {at: self._slots[at] for at, _ in wanted}
         shards = [slot.shard for slot in slots.values()]
         files = self._files.get_all(shards, self._each)
         if self._targets_of is None:
             tables = self._scanned.get_all(shards, self._each)
-            found = [(slots[at], number) for at, number in wanted]
-            return [_Task(slot, row, files[slot.shard], tables[slot.shard], slot.start, None) for slot, row in found]
-        stored = self._targets.get_all(slots, self._each)
+            plain = [(slots[at], number) for at, number in wanted]
+            return [_Task(slot, row, files[slot.shard], tables[slot.shard], slot.start, None) for slot, row in plain]
+        found = self._targets.get_all([(at, turn) for at in slots], self._each)
+        stored = {at: found[at, turn] for at in slots}
         rows = [(at, int(stored[at].ordinals[number])) for at, number in wanted]
         return [_Task(slots[at], row, files[slots[at].shard], stored[at].table, 0, stored[at]) for at, row in rows]
 

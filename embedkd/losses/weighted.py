@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def active_weights(weights: "Mapping[str, float]") -> dict[str, float]:
     """The losses that must be computed: those with a weight above 0, in the order given.
 
+    Behind ``@`` a name may say which of several teachers the loss compares with.
+
     >>> active_weights({"cross_entropy": 0.5, "mse": 0, "class_contrastive": 0.5})
     {'cross_entropy': 0.5, 'class_contrastive': 0.5}
 
@@ -25,8 +27,8 @@ def active_weights(weights: "Mapping[str, float]") -> dict[str, float]:
         ConfigError: A weight is negative or not finite, or none is above 0.
     """
     for name, weight in weights.items():
-        if name not in LOSSES:
-            raise UnknownNameError("loss", name, LOSSES)
+        if name.partition("@")[0] not in LOSSES:
+            raise UnknownNameError("loss", name.partition("@")[0], LOSSES)
         if not 0 <= weight < math.inf:
             raise ConfigError(f"losses.{name}: expected a weight of at least 0, got {weight}")
     active = {name: float(weight) for name, weight in weights.items() if weight}

@@ -1,21 +1,71 @@
 """From a decoded image to the student's input: a random view while training, a fixed one otherwise.
 
-A random view is a function of (image, seed) alone, whatever was drawn before and in whichever process.
+A random view is a function of (image, seed) alone, whatever was drawn before and in whichever process. All transforms
+are torchvision's: they draw from one generator, where timm's draw from three, and importing timm would take a loader
+worker seconds.
 """
 
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torchvision import transforms
+from torchvision.transforms import functional as F
 
 from embedkd.students.spec import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from PIL import Image
     from torch import Tensor
+
+    from embedkd.config import AugmentConfig
+
+_BICUBIC: Final = transforms.InterpolationMode.BICUBIC
+_RATIOS: Final = (3 / 4, 4 / 3)
+_ERASED_AREA: Final = (0.02, 1 / 3)
+_MOVING: Final = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What else happens to a view once it is cut; see `embedkd.config.AugmentConfig`.
+
+    Attributes:
+        rand_augment: Operations of RandAugment.
+        rand_magnitude: Their strength, from 0 to 30.
+        rand_moves: Whether shears, shifts and rotations are among them.
+        colour_jitter: Greatest change of brightness, contrast and saturation, as a share.
+        hue_jitter: Greatest change of hue, as a share of the colour circle.
+        grey: Probability that the colours are lost.
+        erase: Probability that a rectangle becomes the mean colour.
+    """
+
+    rand_augment: int = 0
+    rand_magnitude: int = 9
+    rand_moves: bool = True
+    colour_jitter: float = 0.0
+    hue_jitter: float = 0.0
+    grey: float = 0.0
+    erase: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Where a view lies in an image.
+
+    Attributes:
+        box: Left, top, width and height in the image's pixels; None for the whole image.
+        offset: Left and top of the view in what the box was resized to and padded; None for its centre.
+        mirrored: Whether it is mirrored at last.
+    """
+
+    box: tuple[int, int, int, int] | None
+    offset: tuple[int, int] | None
+    mirrored: bool
 
 
 class Augment:
@@ -27,6 +77,8 @@ class Augment:
             centre.
         min_crop_area: Least share of the area in a random resized crop; 1 resizes the whole image, shorter side first.
         flip: Probability of mirroring left and right.
+        squash: Whether the whole image becomes the square, as the teacher of a stored view saw it: nothing is cut off.
+        changes: What else happens to the view.
         mean: Per channel, on pixels in [0, 1].
         std: Per channel, on pixels in [0, 1].
     """
@@ -38,20 +90,41 @@ class Augment:
         crop_padding_px: int,
         min_crop_area: float,
         flip: float,
+        squash: bool = False,
+        changes: Changes = Changes(),
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        steps: list[object] = []
-        if min_crop_area < 1:
-            steps.append(transforms.RandomResizedCrop(image_px, (min_crop_area, 1.0), interpolation=_BICUBIC))
-        else:
-            steps.append(transforms.Resize(image_px, _BICUBIC))
-        if crop_padding_px:
-            steps.append(transforms.RandomCrop(image_px, padding=crop_padding_px, padding_mode="edge"))
-        else:
-            steps.append(transforms.CenterCrop(image_px))
-        steps.append(transforms.RandomHorizontalFlip(flip))
-        self._steps = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, std)])
+        self._image_px = image_px
+        self._padding_px = crop_padding_px
+        self._min_area = min_crop_area
+        self._flip = flip
+        self._squash = squash
+        self._colours = transforms.Compose(_on_images(changes, mean))
+        after = [transforms.RandomErasing(changes.erase, scale=_ERASED_AREA)] if changes.erase else []
+        self._to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std), *after])
+
+    @classmethod
+    def of(
+        cls,
+        settings: "AugmentConfig",
+        *,
+        image_px: int,
+        squash: bool = False,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> "Self":
+        """As ``[augment]`` of a config says; the other arguments are those of the class."""
+        return cls(
+            image_px=image_px,
+            crop_padding_px=settings.crop_padding_px,
+            min_crop_area=settings.min_crop_area,
+            flip=settings.flip,
+            squash=squash,
+            changes=Changes(**{field.name: getattr(settings, field.name) for field in fields(Changes)}),
+            mean=mean,
+            std=std,
+        )
 
     def __call__(self, image: "Image.Image", seed: int) -> "Tensor":
         """The view of that seed: float32 [3, image_px, image_px].
@@ -61,8 +134,80 @@ class Augment:
             seed: Below 2**63; the only source of chance.
         """
         with _seeded(seed):
-            view: Tensor = self._steps(image)
+            view: Tensor = self._to_tensor(self._colours(self._cut(image, self._draw(image))))
         return view
+
+    def part(self, image: "Image.Image", seed: int) -> "tuple[Image.Image, bool]":
+        """What the view of that seed shows, in the pixels of the image: for a teacher with its own resolution.
+
+        Shears, shifts and rotations of RandAugment, and all that changes no place, are left out.
+
+        Args:
+            image: RGB.
+            seed: As in the call.
+
+        Returns:
+            The part of the image, its border repeated where the view lies beyond it, mirrored or not; and whether it is
+            less or other than the whole image.
+        """
+        with _seeded(seed):
+            cut = self._draw(image)
+        shown = image
+        if cut.box is not None:
+            left, top, width, height = cut.box
+            shown = F.crop(image, top, left, height, width)
+        if cut.offset is not None:
+            shown = self._shifted(shown, cut.offset)
+        return (F.hflip(shown) if cut.mirrored else shown), cut.box is not None or cut.offset is not None
+
+    def _draw(self, image: "Image.Image") -> _Cut:
+        """All chance about places, before any other is drawn."""
+        box = offset = None
+        width, height = image.size
+        if self._min_area < 1:
+            top, left, height, width = transforms.RandomResizedCrop.get_params(
+                image, [self._min_area, 1.0], list(_RATIOS)
+            )
+            box = (left, top, width, height)
+        if self._padding_px:
+            wide, high = self._resized(width, height, cropped=box is not None)
+            top = int(torch.randint(0, high + 2 * self._padding_px - self._image_px + 1, (1,)))
+            left = int(torch.randint(0, wide + 2 * self._padding_px - self._image_px + 1, (1,)))
+            offset = (left, top)
+        return _Cut(box, offset, bool(torch.rand(1) < self._flip))
+
+    def _resized(self, width: int, height: int, *, cropped: bool) -> tuple[int, int]:
+        """Width and height that an image, or a crop of it, is resized to."""
+        px = self._image_px
+        if cropped or self._squash:
+            return px, px
+        return (px, int(px * height / width)) if width <= height else (int(px * width / height), px)
+
+    def _cut(self, image: "Image.Image", cut: _Cut) -> "Image.Image":
+        px, pad = self._image_px, self._padding_px
+        if cut.box is not None:
+            left, top, width, height = cut.box
+            view = F.resized_crop(image, top, left, height, width, [px, px], _BICUBIC)
+        else:
+            view = F.resize(image, [px, px] if self._squash else [px], _BICUBIC)
+        if cut.offset is not None:
+            left, top = cut.offset
+            view = F.crop(F.pad(view, [pad], padding_mode="edge"), top, left, px, px)
+        else:
+            view = F.center_crop(view, [px])
+        done: Image.Image = F.hflip(view) if cut.mirrored else view
+        return done
+
+    def _shifted(self, image: "Image.Image", offset: tuple[int, int]) -> "Image.Image":
+        """The square behind an offset in the resized image, in the pixels of the image itself."""
+        wide, high = self._resized(*image.size, cropped=self._min_area < 1)
+        across, down = image.width / wide, image.height / high
+        left, top = ((at - self._padding_px) * scale for at, scale in zip(offset, (across, down), strict=True))
+        pad_x, pad_y = (round(self._padding_px * scale) for scale in (across, down))
+        padded = F.pad(image, [pad_x, pad_y], padding_mode="edge")
+        size = (max(1, round(self._image_px * down)), max(1, round(self._image_px * across)))
+        square: Image.Image = F.crop(padded, round(top) + pad_y, round(left) + pad_x, *size)
+        return square
 
 
 class FixedView:
@@ -96,7 +241,28 @@ class FixedView:
         return view
 
 
-_BICUBIC: Final = transforms.InterpolationMode.BICUBIC
+class _Operations(transforms.RandAugment):  # type: ignore[misc]
+    """RandAugment, with or without what moves pixels."""
+
+    def __init__(self, count: int, magnitude: int, *, moves: bool, fill: list[float]) -> None:
+        super().__init__(count, magnitude, fill=fill)
+        self._moves = moves
+
+    def _augmentation_space(self, num_bins: int, image_size: tuple[int, int]) -> "dict[str, tuple[torch.Tensor, bool]]":
+        space: dict[str, tuple[torch.Tensor, bool]] = super()._augmentation_space(num_bins, image_size)
+        return {name: entry for name, entry in space.items() if self._moves or name not in _MOVING}
+
+
+def _on_images(changes: Changes, mean: tuple[float, float, float]) -> list[object]:
+    steps: list[object] = []
+    if changes.rand_augment:
+        fill = [float(round(255 * channel)) for channel in mean]
+        steps.append(_Operations(changes.rand_augment, changes.rand_magnitude, moves=changes.rand_moves, fill=fill))
+    if changes.colour_jitter or changes.hue_jitter:
+        steps.append(transforms.ColorJitter(*[changes.colour_jitter] * 3, changes.hue_jitter))
+    if changes.grey:
+        steps.append(transforms.RandomGrayscale(changes.grey))
+    return steps
 
 
 @contextmanager

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from embedkd.training.state import Learner
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Checkpoint:
         student: The student's state.
         objective: The losses' state: projections and class means.
         optimiser: The optimiser's state.
+        average: State of the student's moving average; None without one.
     """
 
     position: Position
@@ -43,6 +44,7 @@ class Checkpoint:
     student: dict[str, torch.Tensor]
     objective: dict[str, torch.Tensor]
     optimiser: dict[str, Any]
+    average: dict[str, torch.Tensor] | None = None
 
     @classmethod
     def of(cls, learner: "Learner", data: dict[str, Any], metrics_bytes: int) -> "Checkpoint":
@@ -54,6 +56,7 @@ class Checkpoint:
             learner.student.state_dict(),
             learner.objective.state_dict(),
             learner.optimiser.state_dict(),
+            None if learner.average is None else learner.average.student.state_dict(),
         )
 
     def restore(self, learner: "Learner") -> None:
@@ -66,6 +69,8 @@ class Checkpoint:
             learner.student.load_state_dict(self.student)
             learner.objective.load_state_dict(self.objective)
             learner.optimiser.load_state_dict(self.optimiser)
+            if learner.average is not None:
+                learner.average.student.load_state_dict(self.average or {})
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"the checkpoint belongs to another student or other losses: {reason}") from error
@@ -86,6 +91,7 @@ def write_checkpoint(path: "Path", checkpoint: Checkpoint) -> None:
         "student": checkpoint.student,
         "objective": checkpoint.objective,
         "optimiser": checkpoint.optimiser,
+        "average": checkpoint.average,
     }
     buffer = io.BytesIO()
     torch.save(document, buffer)
@@ -101,10 +107,13 @@ def read_checkpoint(path: "Path") -> Checkpoint:
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
         if document["format"] != FORMAT:
-            raise CheckpointError(f"{path} is of format {document['format']}, this version reads {FORMAT}")
+            raise CheckpointError(
+                f"{path} is of format {document['format']}, this version reads {FORMAT}; finish the run with the "
+                "version that began it, or name another folder with --out"
+            )
         facts = document["position"]
         memory = None if facts["memory"] is None else Memory(**facts["memory"])
-        fields = ("data", "metrics_bytes", "student", "objective", "optimiser")
+        fields = ("data", "metrics_bytes", "student", "objective", "optimiser", "average")
         return Checkpoint(Position(**{**facts, "memory": memory}), **{name: document[name] for name in fields})
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]

@@ -4,22 +4,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedkd.errors import TrainingError
-from embedkd.join import Samples, shard_samples, stored_samples
+from embedkd.join import Samples, check_coverage
 from embedkd.records import blake2b_hex, canonical_json
-from embedkd.sources.shards import index_shards, list_data, root_of
-from embedkd.store import open_store
+from embedkd.sources.shards import index_shards, list_data
 from embedkd.store.schema import MAX_CLASSES
-from embedkd.training.targets import TermTargets, default_output, find_targets, identity_of
+from embedkd.training.fitting import fit_targets
+from embedkd.training.splits import Splits, plain_splits, stored_splits
+from embedkd.training.stores import RunTeacher, open_teachers, shares_of
+from embedkd.training.targets import (
+    TermTargets,
+    default_output,
+    find_targets,
+    identity_of,
+    sources_of,
+    target_name,
+)
+from embedkd.training.terms import Term, spread_terms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedkd.config import Config
     from embedkd.records import Split
     from embedkd.store import TeacherView
-    from embedkd.training.terms import Term
-
-_HELD_OUT: "tuple[Split, Split]" = ("val", "test")
+    from embedkd.training.splits import Source
 
 
 @dataclass(frozen=True)
@@ -28,13 +36,16 @@ class TrainingData:
 
     Attributes:
         train: Samples to learn from, joined with the rows that the losses read.
-        val: Samples that choose the best student; None where the data has no such split.
-        test: Samples that the best student is reported on; likewise.
+        val: Samples that choose the best student; None where the data has no such split and none is held out.
+        test: Samples that the best student is reported on; None where the data has no such split.
         num_classes: Width of the student's logits.
         class_names: In label order, where the data names them.
         targets: What each loss that has a teacher compares with, by the loss's name.
-        teacher_name: Of the teacher whose targets are used.
+        teacher_name: Of the teachers whose targets are used.
         identity: Part of the data to a digest of it, wherever it lies: what a resumed run must share.
+        terms: The losses, one for each teacher where there are several.
+        teachers: All teachers of the run.
+        notes: What a reader of the run's output should know, a line each.
     """
 
     train: Samples
@@ -45,75 +56,126 @@ class TrainingData:
     targets: dict[str, TermTargets]
     teacher_name: str | None
     identity: dict[str, str]
+    terms: tuple[Term, ...] = ()
+    teachers: tuple[RunTeacher, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def open_data(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     """Find what a config names.
 
+    Args:
+        config: The config.
+        terms: Its losses, as `build_terms` gives them.
+
     Raises:
         TrainingError: It names nothing, or there is no training split or no class.
         EmbedKDError: Shards or store cannot be used.
     """
-    if config.train.targets is not None:
-        return _open_store(config, terms, config.train.targets)
+    if config.train.targets:
+        return _open_stores(config, terms)
     if config.data.shards is not None:
-        return _open_shards(config.data.shards)
+        return _open_shards(config, terms, config.data.shards)
     raise TrainingError("expected something to learn from: name a store with --targets, or shards with --data")
 
 
-def _open_store(config: "Config", terms: "Sequence[Term]", url: str) -> TrainingData:
-    view = open_store(url).teacher(config.train.teacher)
-    targets = find_targets(view, terms, config)
-    rows = sorted({found.output for found in targets.values() if found.output is not None})
-    if targets and view.spec.random_weights and not config.train.allow_random_teacher:
-        raise TrainingError(
-            f"the weights of {view.spec.name} in {url} are random, so its targets mean nothing\n"
-            "as a control, allow that with --allow-random-teacher"
-        )
-    root = None if config.data.shards is None else root_of(config.data.shards)
-    partial = config.train.allow_partial
+def rows_of_split(
+    config: "Config", split: "Split", outputs: "Callable[[TeacherView], Sequence[str]]"
+) -> "tuple[Samples, dict[str, Source]]":
+    """The samples of a split that a run was trained beside, joined with what its teachers say of the plain images.
+
+    Args:
+        config: Of the run.
+        split: Which split; "val" is what was held out where the data has no such split.
+        outputs: Which outputs of a teacher are wanted.
+
+    Returns:
+        The samples, and the name of each target in their batches to its teacher and output.
+
+    Raises:
+        EmbedKDError: A store cannot be used any more, or does not cover the split.
+    """
+    teachers = open_teachers(config.train.targets, config.train.teacher)
+    several = len(teachers) > 1
+    sources = {target_name(t, out, several=several): (t, out) for t in teachers for out in outputs(t.view)}
+    splits = stored_splits(config, teachers, sources, labels_needed=False, everywhere=True)
+    return {"train": splits.train, "val": splits.val, "test": splits.test}[split], sources
+
+
+def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
+    settings = config.train
+    teachers = open_teachers(settings.targets, settings.teacher, 0 if settings.online_teacher else settings.views)
+    shares = shares_of(teachers, settings.teacher_weights)
+    terms = spread_terms(terms, shares, config.loss_options)
+    targets = find_targets(teachers, terms, config, shares)
+    used = _used(teachers, terms, shares)
+    _check_trained(used, config)
+    sources = sources_of(teachers, targets)
     labelled = any("labels" in term.entry.needs for term in terms)
-    train = stored_samples(view, "train", rows, data=root, labels_needed=labelled, allow_partial=partial)
-    val, test = (stored_samples(view, split, data=root, allow_partial=partial) for split in _HELD_OUT)
-    names = view.store.class_names
-    identity = _identity(train, val)
-    if targets:
-        identity |= {"teacher": view.spec.fingerprint, "outputs": " ".join(rows)} | identity_of(targets)
+    splits = stored_splits(config, teachers, sources, labels_needed=labelled)
+    check_coverage([splits.train, splits.val, splits.test])
+    targets = fit_targets(targets, terms, splits.train)
+    if splits.notes and any(one.classes is not None for one in targets.values()):
+        splits.notes.append(
+            "the class sets of the store are as they were made: means may include samples that are held out now"
+        )
+    names = next((t.view.store.class_names for t in teachers if t.view.store.class_names is not None), None)
+    lead = teachers[0].view
     return TrainingData(
-        train=_require_train(train, url),
-        val=_or_none(val),
-        test=_or_none(test),
-        num_classes=len(names) if names is not None else _count_classes(view, default_output(view)),
+        train=splits.train,
+        val=_or_none(splits.val),
+        test=_or_none(splits.test),
+        num_classes=len(names) if names is not None else _count_classes(lead, default_output(lead)),
         class_names=names,
         targets=targets,
-        teacher_name=view.spec.name if targets else None,
-        identity=identity,
+        teacher_name=", ".join(teacher.view.spec.name for teacher in used) or None,
+        identity=_identity(splits) | _teacher_identity(used, sources) | identity_of(targets),
+        terms=terms,
+        teachers=teachers,
+        notes=tuple(splits.notes),
     )
 
 
-def _open_shards(url: str) -> TrainingData:
+def _used(
+    teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]", shares: "Mapping[str, float]"
+) -> tuple[RunTeacher, ...]:
+    """The teachers that a loss compares with."""
+    asked = {term.teacher for term in terms if term.entry.from_store}
+    every = {name for name, share in shares.items() if share} if None in asked else set()
+    return tuple(teacher for teacher in teachers if teacher.name in asked | every)
+
+
+def _check_trained(teachers: "Sequence[RunTeacher]", config: "Config") -> None:
+    for teacher in teachers:
+        view = teacher.view
+        if view.spec.random_weights and not config.train.allow_random_teacher:
+            raise TrainingError(
+                f"the weights of {view.spec.name} in {view.store.storage.url} are random, so its targets mean nothing\n"
+                "as a control, allow that with --allow-random-teacher"
+            )
+
+
+def _open_shards(config: "Config", terms: "Sequence[Term]", url: str) -> TrainingData:
     listing = list_data(url)
     if listing.classes is None:
         raise TrainingError(f"{url} names no classes; pack it with embedkd pack, or train on a store with --targets")
-    shards = index_shards(listing)
-    train, val, test = (
-        shard_samples([shard for shard in shards if shard.split == split], listing.root, labels_needed=True)
-        for split in ("train", *_HELD_OUT)
-    )
+    splits = plain_splits(config, url, index_shards(listing), listing.root)
     return TrainingData(
-        train=_require_train(train, url),
-        val=_or_none(val),
-        test=_or_none(test),
+        train=splits.train,
+        val=_or_none(splits.val),
+        test=_or_none(splits.test),
         num_classes=len(listing.classes),
         class_names=listing.classes,
         targets={},
         teacher_name=None,
-        identity=_identity(train, val),
+        identity=_identity(splits),
+        terms=tuple(terms),
+        notes=tuple(splits.notes),
     )
 
 
-def _identity(train: Samples, val: Samples) -> dict[str, str]:
-    return {"training split": _digest(train), "validation split": _digest(val)}
+def _identity(splits: Splits) -> dict[str, str]:
+    return {"training split": _digest(splits.train), "validation split": _digest(splits.val)}
 
 
 def _digest(samples: Samples) -> str:
@@ -122,10 +184,15 @@ def _digest(samples: Samples) -> str:
     return blake2b_hex(canonical_json(facts))
 
 
-def _require_train(samples: Samples, url: str) -> Samples:
-    if not samples.rows:
-        raise TrainingError(f"{url} has no training samples; expected shards of the split train")
-    return samples
+def _teacher_identity(used: "Sequence[RunTeacher]", sources: "Mapping[str, Source]") -> dict[str, str]:
+    """What is used of the teachers: their fingerprints, the outputs whose rows come along, and the views."""
+    if not used:
+        return {}
+    views = {teacher: [view.spec.fingerprint for view in teacher.views] for teacher, _ in sources.values()}
+    found = {"teacher": " ".join(teacher.view.spec.fingerprint for teacher in used), "outputs": " ".join(sources)}
+    if any(views.values()):
+        found["views"] = blake2b_hex(canonical_json(list(views.values())))
+    return found
 
 
 def _or_none(samples: Samples) -> Samples | None:

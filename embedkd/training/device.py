@@ -6,19 +6,30 @@ from typing import Literal
 import torch
 
 from embedkd.errors import TrainingError, UnknownNameError
+from embedkd.training.distributed import ALONE, Ranks
 
 Precision = Literal["float32", "bfloat16"]
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """The device of that name; "auto" is the CUDA device where there is one, else the CPU.
+
+    Where several processes share a machine, "auto" and "cuda" give each a CUDA device of its own.
 
     Raises:
         UnknownNameError: It is no device.
-        TrainingError: This machine has no such device.
+        TrainingError: This machine has no such device, or too few of them.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if ranks.local_size == 1:
+            return torch.device(name)
+    if name.startswith("cuda") and ranks.local_size > 1:
+        if name != "cuda":
+            raise TrainingError(
+                f"expected train.device cuda, from which each of {ranks.local_size} processes takes its own, got {name}"
+            )
+        name = f"cuda:{ranks.local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -7,10 +7,10 @@ from embedkd.errors import Interrupted, TrainingError
 from embedkd.training.validation import accuracy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from embedkd.join import Batch
-    from embedkd.training.recorder import Recorder
+    from embedkd.training.recorder import Onlooker, Recorder
     from embedkd.training.state import Learner, Position
 
 
@@ -57,17 +57,17 @@ class Budget:
 
 def fit(
     learner: "Learner",
-    batches: "Iterable[Batch]",
+    steps: "Iterable[Sequence[Batch]]",
     validation: "Iterable[Batch] | None",
     budget: Budget,
-    recorder: "Recorder",
+    recorder: "Recorder | Onlooker",
     stop: "Callable[[], bool]",
 ) -> None:
     """Train from the learner's position to the end of the budget.
 
     Args:
         learner: Student, losses and optimiser, fresh or restored.
-        batches: Of all epochs in one stream, from the learner's position on.
+        steps: What each step learns from, of all epochs in one stream, from the learner's position on.
         validation: The validation split, iterated once a validation; None chooses the last epoch's student.
         budget: How long.
         recorder: Keeps metrics, checkpoints and the best student.
@@ -78,7 +78,7 @@ def fit(
         TrainingError: A loss or gradient is not finite (the parameters are as they were before that batch), or a
             label is no class.
     """
-    stream = iter(batches)
+    stream = iter(steps)
     position = learner.position
     learner.student.train()
     while position.step < budget.steps or budget.epoch_waits(position):
@@ -90,12 +90,12 @@ def fit(
         if budget.epoch_waits(position):
             _end_epoch(learner, validation, budget, recorder, stop)
             continue
-        batch = next(stream, None)
-        if batch is None:
+        batches = next(stream, None)
+        if batches is None:
             raise TrainingError(f"the data ended after step {position.step} of {budget.steps}")
-        values = learner.gradients(batch)
+        values = learner.gradients(*batches)
         if not values.finite:
-            raise recorder.failed(learner, batch, values)
+            raise recorder.failed(position.step + 1, learner.keys(batches), values)
         learner.update()
         recorder.step(position.step, (position.step - 1) // budget.steps_per_epoch + 1, values)
         if budget.checkpoint_due(position.step):
@@ -106,7 +106,7 @@ def _end_epoch(
     learner: "Learner",
     validation: "Iterable[Batch] | None",
     budget: Budget,
-    recorder: "Recorder",
+    recorder: "Recorder | Onlooker",
     stop: "Callable[[], bool]",
 ) -> None:
     position = learner.position
@@ -115,7 +115,7 @@ def _end_epoch(
         position.best_epoch = epoch
         recorder.best(learner)
     elif budget.validation_due(epoch):
-        found = accuracy(learner.student, validation, learner.device, stop)
+        found = accuracy(learner.judged, validation, learner.device, stop, learner.ranks)
         if found is None:
             return  # told to stop: the epoch's end waits in the checkpoint
         better = position.best_top1 is None or found.top1 > position.best_top1

@@ -11,6 +11,7 @@ from embedkd.errors import TrainingError
 from embedkd.losses import MAX_LOG_SCALE, require_class_means, weighted_sum
 from embedkd.seeding import stream_seed
 from embedkd.students import Projection
+from embedkd.training.division import Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +24,27 @@ if TYPE_CHECKING:
     from embedkd.training.terms import Term
 
 _NO_TAPS: Final["Mapping[str, int]"] = MappingProxyType({})
+_NO_FACTORS: Final["Mapping[str, float]"] = MappingProxyType({})
+
+
+class Gatherer:
+    """Brings together what all ranks have of an input, once however many losses read it.
+
+    Args:
+        share: What this rank has of the forward pass; None where there is but one process.
+    """
+
+    def __init__(self, share: Share | None) -> None:
+        self.share = None if share is None or share.alone else share
+        self._gathered: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, with the tensor that has it
+
+    def __call__(self, rows: "Tensor") -> "Tensor":
+        """Rows [B, ...] of this rank to those of all [N, ...]."""
+        if self.share is None:
+            return rows
+        if id(rows) not in self._gathered:
+            self._gathered[id(rows)] = (rows, self.share.gather(rows))
+        return self._gathered[id(rows)][1]
 
 
 class TermLoss(nn.Module):
@@ -30,7 +52,7 @@ class TermLoss(nn.Module):
 
     Learned parts are functions of the seed and the loss's name, so all ranks begin with the same ones; they are in
     every checkpoint. Learned numbers are not decayed (the optimiser decays no parameter of less than two dimensions),
-    and scales never exceed 100. Classes and centre are the store's, so a checkpoint leaves them out.
+    and scales never exceed 100. Classes, centre and scale are the store's, so a checkpoint leaves them out.
 
     Args:
         term: The loss.
@@ -48,6 +70,7 @@ class TermLoss(nn.Module):
     log_scale: nn.Parameter
     classes: "Tensor"
     centre: "Tensor | None"
+    scale: "Tensor | None"
 
     def __init__(
         self,
@@ -61,7 +84,7 @@ class TermLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.term = term
-        self.output = None if targets is None else targets.output
+        self._targets = targets
         stated = {} if targets is None else targets.options
         self._function = partial(term.entry.with_options(term.options), **stated)
         self.projection: Projection | None = None
@@ -69,6 +92,7 @@ class TermLoss(nn.Module):
         for name, start in term.entry.learned.items():
             self.register_parameter(name, nn.Parameter(torch.tensor(start)))
         self.register_buffer("centre", None if targets is None else targets.centre, persistent=False)
+        self.register_buffer("scale", None if targets is None else targets.scale, persistent=False)
         if targets is not None:
             self._fit(targets, student_dim, num_classes, class_names, seed)
 
@@ -101,16 +125,24 @@ class TermLoss(nn.Module):
         if term.reads("fusion_weight"):
             self.fusion = Projection(2 * width, width, seed=stream_seed(seed, term.name, "fusion"))
 
-    def forward(self, answer: "StudentOutput", labels: "Tensor", targets: "Mapping[str, Tensor]") -> "Tensor":
+    def forward(
+        self, answer: "StudentOutput", labels: "Tensor", targets: "Mapping[str, Tensor]", gather: Gatherer | None = None
+    ) -> "Tensor":
         """The loss of a batch, a scalar; arguments as `Objective.forward`."""
+        gather, gathered = gather or Gatherer(None), self.term.entry.gathered
+        student = self._student(answer)
         inputs: dict[Input, Tensor | None] = {
-            "student": self._student(answer),
+            "student": (gather(student) if "student" in gathered else student).float(),
             "logits": answer.logits.float(),
-            "labels": labels,
+            "labels": gather(labels) if "labels" in gathered else labels,
         }
-        if self.output is not None:
-            rows = targets[self.output].float()
-            inputs["rows"] = inputs["target_logits"] = rows if self.centre is None else rows - self.centre
+        if gather.share is not None:
+            inputs["own"] = gather.share.own.to(labels.device)
+        if self._targets is not None and self._targets.shares:
+            rows = self._targets.rows_of(targets)
+            rows = (gather(rows) if "rows" in gathered else rows).float()
+            rows = rows if self.centre is None else rows - self.centre
+            inputs["rows"] = inputs["target_logits"] = rows if self.scale is None else rows * self.scale
         if self.term.reads("classes"):
             inputs["classes"] = self.classes
         self._add_learned(inputs)
@@ -120,7 +152,7 @@ class TermLoss(nn.Module):
 
     def _student(self, answer: "StudentOutput") -> "Tensor":
         tap = self.term.compares.tap
-        return (answer.embedding if tap is None else answer.taps[tap]).float()
+        return answer.embedding if tap is None else answer.taps[tap]
 
     def _add_learned(self, inputs: "dict[Input, Tensor | None]") -> None:
         for name in self.term.entry.learned:
@@ -193,17 +225,28 @@ class Objective(nn.Module):
         return any("labels" in term.entry.needs for term in self.terms)
 
     def forward(
-        self, answer: "StudentOutput", labels: "Tensor", targets: "Mapping[str, Tensor]"
+        self,
+        answer: "StudentOutput",
+        labels: "Tensor",
+        targets: "Mapping[str, Tensor]",
+        share: Share | None = None,
+        factors: "Mapping[str, float]" = _NO_FACTORS,
     ) -> "tuple[Tensor, dict[str, Tensor]]":
         """The total and each loss by itself, unweighted; scalars, float32.
 
         Args:
             answer: The student's, in any precision.
             labels: int64 [B], -1 for unknown.
-            targets: Output to rows [B, D].
+            targets: Name of a target to rows [B, D].
+            share: What this rank has of all ranks' samples: losses over the batch compare with those of all. The
+                values are of this rank's samples; None where there is but one process.
+            factors: Name of a loss to what multiplies its weight in this step; 1 where it is not named. A loss of
+                factor 0 is computed all the same, so that every step has gradients of the same parameters.
         """
-        values = {name: loss(answer, labels, targets) for name, loss in self.losses.items()}
-        return weighted_sum(values, self._weights), {name: value.detach() for name, value in values.items()}
+        gather = Gatherer(share)
+        values = {name: loss(answer, labels, targets, gather) for name, loss in self.losses.items()}
+        weighted = {name: value * factors[name] if name in factors else value for name, value in values.items()}
+        return weighted_sum(weighted, self._weights), {name: value.detach() for name, value in values.items()}
 
     def check_labels(self, keys: "Sequence[str]", labels: "Tensor") -> None:
         """Refuse labels that a loss could not use; they must lie on the CPU, where a look costs nothing.

@@ -10,9 +10,15 @@ from embedkd.join import JoinedShards, Samples, make_loader
 from embedkd.rundir import usable_cpus
 from embedkd.students import StudentOptions
 from embedkd.training.augment import Augment, FixedView
+from embedkd.training.average import MovingAverage, synchronised
 from embedkd.training.data import TrainingData, open_data
 from embedkd.training.device import Precision, resolve_device, resolve_precision, resolve_workers
+from embedkd.training.distributed import ALONE, Ranks
+from embedkd.training.division import Division
+from embedkd.training.dropping import TeacherDropping
+from embedkd.training.lesson import Lesson
 from embedkd.training.loop import Budget
+from embedkd.training.mixing import Mixing
 from embedkd.training.objective import Objective
 from embedkd.training.optim import Schedule, build_optimiser
 from embedkd.training.saved import StudentCard, begin_student
@@ -20,11 +26,15 @@ from embedkd.training.state import Learner
 from embedkd.training.terms import Term, build_terms, check_batch_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch.utils.data import DataLoader
 
     from embedkd.config import Config, StudentConfig
     from embedkd.join import Batch
+    from embedkd.join.dataset import Transform
     from embedkd.students import Student
+    from embedkd.training.live import LiveTeacher
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Plan:
         workers: Processes that read and decode.
         data: What it learns from.
         budget: How long it is.
+        ranks: The processes that take part.
     """
 
     config: "Config"
@@ -50,9 +61,10 @@ class Plan:
     workers: int
     data: TrainingData
     budget: Budget
+    ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, config: "Config") -> "Plan":
+    def of(cls, config: "Config", ranks: Ranks = ALONE) -> "Plan":
         """Look up every name and open everything that the config points to.
 
         Raises:
@@ -60,17 +72,16 @@ class Plan:
         """
         settings = config.train
         terms = build_terms(config.losses, config.loss_options)
-        mismatch = _view_mismatch(config, terms)
-        check_batch_size(terms, settings.global_batch_size)
-        device = resolve_device(settings.device)
+        check_batch_size(terms, settings.global_batch_size // settings.accumulate)
+        device = resolve_device(settings.device, ranks)
         data = open_data(config, terms)
         return cls(
             config=config,
-            terms=terms,
-            view_mismatch=mismatch,
+            terms=data.terms,
+            view_mismatch=_view_mismatch(config, data),
             device=device,
             precision=resolve_precision(settings.precision, device),
-            workers=resolve_workers(settings.workers, device, usable_cpus()),
+            workers=resolve_workers(settings.workers, device, max(1, usable_cpus() // ranks.local_size)),
             data=data,
             budget=Budget(
                 epochs=settings.epochs,
@@ -78,10 +89,21 @@ class Plan:
                 validate_every_epochs=settings.validate_every_epochs,
                 checkpoint_every_steps=settings.checkpoint_every_steps,
             ),
+            ranks=ranks,
         )
 
-    def build(self) -> tuple[Learner, StudentCard]:
-        """The student with all it learns by, at step 0, and how to build it again."""
+    @property
+    def division(self) -> Division:
+        """How the samples of an epoch are divided into steps, parts and ranks."""
+        settings = self.config.train
+        return Division(self.data.train.rows, settings.global_batch_size, settings.accumulate, self.ranks)
+
+    def build(self, live: "LiveTeacher | None" = None) -> tuple[Learner, StudentCard]:
+        """The student with all it learns by, at step 0, and how to build it again.
+
+        Args:
+            live: Says the rows of each batch in place of the store.
+        """
         config, seed = self.config, self.config.train.seed
         student, card = begin_student(
             config.student.name,
@@ -91,7 +113,7 @@ class Plan:
             class_names=self.data.class_names,
             seed=seed,
         )
-        _check_smallest_batch(student, card.name, self.data.train.rows, config.train.global_batch_size)
+        _check_smallest_batch(student, card.name, self.division)
         objective = Objective(
             self.terms,
             student_dim=student.embedding_dim,
@@ -101,70 +123,108 @@ class Plan:
             class_names=self.data.class_names,
             seed=seed,
         )
+        lesson = Lesson(
+            self._placed(student),
+            objective.to(self.device),
+            device=self.device,
+            precision=self.precision,
+            mixing=Mixing.of(config.augment, image_px=card.image_px, seed=seed),
+            dropping=TeacherDropping.of(self.terms, config.train.teacher_drop, seed),
+            live=live,
+        )
+        return self._learner(lesson), card
+
+    def _placed(self, student: "Student") -> "Student":
+        """The student on its device, its norms over the samples of all ranks where torch can, which is on CUDA."""
         student.to(self.device)
-        objective.to(self.device)
-        rates = config.optimiser
+        return synchronised(student) if self.ranks.several and self.device.type == "cuda" else student
+
+    def _learner(self, lesson: Lesson) -> Learner:
+        train, rates = self.config.train, self.config.optimiser
+        average = MovingAverage(lesson.student, train.ema_decay) if train.ema_decay else None
+        if train.compile:
+            lesson.student.compile()  # in place, so that the names of its weights stay
         optimiser = build_optimiser(
-            (student, objective), lr=rates.lr, weight_decay=rates.weight_decay, betas=rates.betas
+            (lesson.student, lesson.objective),
+            name=rates.name,
+            lr=rates.lr,
+            weight_decay=rates.weight_decay,
+            betas=rates.betas,
+            momentum=rates.momentum,
+            nesterov=rates.nesterov,
         )
         schedule = Schedule(
             optimiser,
             steps=self.budget.steps,
             warmup_steps=round(rates.warmup_epochs * self.budget.steps_per_epoch),
+            name=rates.schedule,
             final_lr_ratio=rates.final_lr_ratio,
+            decay_steps=max(1, round(rates.decay_epochs * self.budget.steps_per_epoch)),
+            decay_rate=rates.decay_rate,
         )
-        learner = Learner(
-            student,
-            objective,
+        return Learner(
+            lesson,
             optimiser,
             schedule,
-            device=self.device,
-            precision=self.precision,
             clip_grad_norm=rates.clip_grad_norm,
-            seed=seed,
+            seed=train.seed,
+            division=self.division,
+            average=average,
         )
-        return learner, card
 
-    def training_batches(self, card: StudentCard, step: int) -> "DataLoader[Batch]":
-        """All batches for a student after so many steps, augmented, to the end of the last epoch."""
-        augment = self.config.augment
-        view = Augment(
-            image_px=card.image_px,
-            crop_padding_px=augment.crop_padding_px,
-            min_crop_area=augment.min_crop_area,
-            flip=augment.flip,
-            mean=card.mean,
-            std=card.std,
-        )
+    def training_batches(self, card: StudentCard, step: int, live: "LiveTeacher | None" = None) -> "DataLoader[Batch]":
+        """This rank's batches for a student after so many steps, augmented, to the end of the last epoch.
+
+        ``division.by_step`` gives them by step.
+        """
+        squash = bool(self.data.train.views)  # as the teacher saw them: the whole of a crop, whatever its shape
+        view = Augment.of(self.config.augment, image_px=card.image_px, mean=card.mean, std=card.std, squash=squash)
+        epoch, within = self.budget.start(step)
         return self._loader(
-            self.data.train, view, epochs=self.budget.epochs, start=self.budget.start(step), seed=self.config.train.seed
+            self.data.train,
+            view,
+            epochs=self.budget.epochs,
+            start=(epoch, within * self.config.train.accumulate),
+            seed=self.config.train.seed,
+            beside={} if live is None else live.beside(view),
         )
 
     def held_out_batches(self, card: StudentCard, samples: Samples | None) -> "DataLoader[Batch] | None":
-        """A held-out split for a student in its own order, unaugmented; None of none."""
+        """This rank's part of a held-out split for a student, in its own order, unaugmented; None of none."""
         if samples is None:
             return None
         return self._loader(samples, card.view(), shuffle=False)
 
-    def _loader(self, samples: Samples, view: "Augment | FixedView", **order: Any) -> "DataLoader[Batch]":
-        dataset = JoinedShards(samples, view, global_batch_size=self.config.train.global_batch_size, **order)
+    def _loader(
+        self,
+        samples: Samples,
+        view: "Augment | FixedView",
+        *,
+        beside: "Mapping[str, Transform] | None" = None,
+        **order: Any,
+    ) -> "DataLoader[Batch]":
+        ranks = (self.ranks.rank, self.ranks.size)
+        dataset = JoinedShards(samples, view, global_batch_size=self.division.part_rows, ranks=ranks, **order)
+        dataset = dataset.beside(beside or {})
         return make_loader(dataset, workers=self.workers, pin_memory=self.device.type == "cuda")
 
 
-def _view_mismatch(config: "Config", terms: tuple[Term, ...]) -> tuple[str, ...]:
-    """Losses whose target belongs to pixels that the student will see moved.
+def _view_mismatch(config: "Config", data: TrainingData) -> tuple[str, ...]:
+    """Losses whose target belongs to pixels that the student will see moved; stored views move them for both.
 
     Raises:
         ConfigError: There are some, and the config does not allow it.
     """
-    if not config.augment.moves_pixels:
+    if config.train.online_teacher or not config.augment.moves_pixels:
         return ()
-    names = tuple(term.name for term in terms if term.entry.per_sample)
+    names = tuple(term.name for term in data.terms if term.entry.per_sample)
     if names and not config.train.allow_view_mismatch:
+        said = "stored views, which are cropped and flipped already" if data.train.views else "the unmoved image"
         raise ConfigError(
-            f"{', '.join(names)} compares each sample with what the teacher said of the unmoved image, but augment.* "
-            "crops or flips it\nallow that with --allow-view-mismatch, or set augment.crop_padding_px=0, "
-            "augment.min_crop_area=1 and augment.flip=0"
+            f"{', '.join(names)} compares each sample with what the teacher said of {said}, but augment.* "
+            "crops or flips what the student sees\n"
+            "allow that with --allow-view-mismatch, or set augment.crop_padding_px=0, augment.min_crop_area=1 and "
+            "augment.flip=0"
         )
     return names
 
@@ -181,14 +241,18 @@ def _student_options(settings: "StudentConfig", terms: tuple[Term, ...]) -> Stud
     )
 
 
-def _check_smallest_batch(student: "Student", name: str, rows: int, batch_size: int) -> None:
-    """Refuse a last step of an epoch that BatchNorm could learn nothing from.
+def _check_smallest_batch(student: "Student", name: str, division: Division) -> None:
+    """Refuse a forward pass that BatchNorm could learn nothing from; the smallest ones are in the first or last step.
 
     Raises:
-        ConfigError: It has one sample.
+        ConfigError: It has fewer than two samples.
     """
-    if student.has_batch_norm and rows % batch_size == 1 % batch_size:
+    if not student.has_batch_norm:
+        return
+    least = min(min(share.counts) for step in (0, division.steps - 1) for share in division.parts(step))
+    if least < 2:
         raise ConfigError(
-            f"train.global_batch_size: {name} has BatchNorm, which needs at least 2 samples a step, but of {rows} "
-            f"samples an epoch batches of {batch_size} leave 1 for the last step; choose another size"
+            f"train.global_batch_size: {name} has BatchNorm, which needs at least 2 samples a forward pass, but of "
+            f"{division.rows} samples an epoch batches of {division.global_batch_size} in {division.accumulate} parts "
+            f"on {division.ranks.size} ranks leave {least} for one; choose another size"
         )

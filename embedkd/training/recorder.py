@@ -4,13 +4,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from embedkd.errors import TrainingError
-from embedkd.rundir import MetricsLog, RunDir, write_json
+from embedkd.rundir import RunDir, write_json
 from embedkd.training.checkpoint import Checkpoint, write_checkpoint
 from embedkd.training.saved import StudentCard, save_student
 
 if TYPE_CHECKING:
-    from embedkd.join import Batch
+    from collections.abc import Sequence
+
     from embedkd.progress import Progress
+    from embedkd.training.logs import RunLogs
     from embedkd.training.memory import PeakMemory
     from embedkd.training.state import Learner, Position, StepValues
     from embedkd.training.validation import Accuracy
@@ -18,12 +20,35 @@ if TYPE_CHECKING:
 _SHOWN_KEYS = 6
 
 
+class Onlooker:
+    """A recorder that writes nothing, for ranks beside the first."""
+
+    def step(self, step: int, epoch: int, values: "StepValues") -> None:
+        """Ignored."""
+
+    def validation(self, step: int, epoch: int, found: "Accuracy", *, better: bool) -> None:
+        """Ignored."""
+
+    def checkpoint(self, learner: "Learner") -> None:
+        """Ignored."""
+
+    def best(self, learner: "Learner") -> None:
+        """Ignored."""
+
+    def result(self, step: int, test_top1: float | None) -> None:
+        """Ignored."""
+
+    def failed(self, step: int, keys: "Sequence[str]", values: "StepValues") -> TrainingError:
+        """What ends this process; the first rank says more."""
+        return TrainingError(f"step {step}: expected finite losses, got {values.loss} of {len(keys)} samples")
+
+
 class Recorder:
     """Writes a run folder.
 
     Args:
         run: The folder.
-        log: Its metrics, open.
+        log: Its metrics, open, and whoever else takes them.
         card: How to build the student again.
         data: What the run learns from, for the checkpoint.
         memory: Measures this part of the run.
@@ -35,7 +60,7 @@ class Recorder:
     def __init__(
         self,
         run: RunDir,
-        log: MetricsLog,
+        log: "RunLogs",
         card: StudentCard,
         *,
         data: dict[str, Any],
@@ -72,7 +97,7 @@ class Recorder:
                     "elapsed_s": round(self.elapsed_s(), 3),
                 }
             )
-        self._progress.advance(1, f"epoch {epoch} loss {values.loss:.3f}")
+        self._progress.advance(1, f"epoch {epoch} loss {values.loss:.3f} lr {values.lr:.2g}")
 
     def validation(self, step: int, epoch: int, found: "Accuracy", *, better: bool) -> None:
         """The student was validated at the end of an epoch."""
@@ -99,15 +124,20 @@ class Recorder:
 
     def best(self, learner: "Learner") -> None:
         """Keep the present student as the best one."""
-        save_student(self._run, learner.student, self._card, learner.position)
+        save_student(self._run, learner.judged, self._card, learner.position, learner.objective)
 
-    def failed(self, learner: "Learner", batch: "Batch", values: "StepValues") -> TrainingError:
-        """The error for a batch that gave no finite loss or gradient; all its keys go to a file."""
-        step = learner.position.step + 1
-        shown = ", ".join(batch.keys[:_SHOWN_KEYS])
-        more = f" and {len(batch.keys) - _SHOWN_KEYS} more" if len(batch.keys) > _SHOWN_KEYS else ""
+    def result(self, step: int, test_top1: float | None) -> None:
+        """The best student was looked at on the test split, if there is one; for loggers, as result.json has it too."""
+        if test_top1 is not None:
+            elapsed_s = round(self.elapsed_s(), 3)
+            self._log.hand_on({"kind": "test", "step": step, "top1": test_top1, "elapsed_s": elapsed_s})
+
+    def failed(self, step: int, keys: "Sequence[str]", values: "StepValues") -> TrainingError:
+        """The error for a step that gave no finite loss or gradient; the keys of all its samples go to a file."""
+        shown = ", ".join(keys[:_SHOWN_KEYS])
+        more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
         what = {name: repr(value) for name, value in {**values.terms, "grad_norm": values.grad_norm}.items()}
-        write_json(self._run.failed_batch, {"step": step, "values": what, "keys": list(batch.keys)})
+        write_json(self._run.failed_batch, {"step": step, "values": what, "keys": list(keys)})
         kept = (
             f"{self._run.checkpoint.name} is untouched"
             if self._run.checkpoint.exists()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from embedkd.students import Student, TimmStudent
     from embedkd.training.state import Position
@@ -129,14 +129,22 @@ def begin_student(
     )
 
 
-def save_student(run: RunDir, student: "Student", card: StudentCard, position: "Position") -> None:
+def save_student(
+    run: RunDir, student: "Student", card: StudentCard, position: "Position", objective: "nn.Module | None" = None
+) -> None:
     """Replace the best student of a run. The card goes last: it vouches for the weights.
+
+    Args:
+        run: Where to.
+        student: Its weights are written.
+        card: How to build it again; what it says of the weights is filled in.
+        position: Of the run.
+        objective: What it learned beside its weights (projections, scales) is kept with them.
 
     Raises:
         StorageError: A file could not be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    weights = safetensors.torch.save(tensors)
+    weights = _serialise(student)
     made = replace(
         card,
         parameters=parameter_count(student),
@@ -144,8 +152,42 @@ def save_student(run: RunDir, student: "Student", card: StudentCard, position: "
         val_top1=position.best_top1,
         weights_blake2b=blake2b_hex(weights),
     )
+    if objective is not None and objective.state_dict():
+        write_atomic(run.projections, _serialise(objective, {"student": made.weights_blake2b}))
     write_atomic(run.weights, weights)
     write_json(run.student, {"format": FORMAT, **asdict(made)})
+
+
+def _serialise(module: "nn.Module", facts: dict[str, str] | None = None) -> bytes:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(state, metadata=facts)
+
+
+def load_projections(run: RunDir, card: StudentCard) -> "dict[str, Tensor]":
+    """What the best student of a run learned beside its weights, by the names of `Objective`, on the CPU.
+
+    Args:
+        run: The run.
+        card: Of its student.
+
+    Returns:
+        "losses.<name of the loss>.projection.weight" and others, float32; empty where its losses learn nothing.
+
+    Raises:
+        TrainingError: It was written for another student.
+    """
+    path = run.projections
+    if not path.exists():
+        return {}
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from error
+    if facts.get("student") != card.weights_blake2b:
+        raise TrainingError(f"{path} is not the file that {run.student.name} was written for; resume the run")
+    return state
 
 
 def load_student(run: RunDir) -> "tuple[TimmStudent, StudentCard]":

@@ -1,24 +1,31 @@
 """What ``embedkd train`` does, from a config to a finished run folder."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedkd.errors import CheckpointError
+import torch
+
+from embedkd.allocator import tune_allocator
+from embedkd.errors import CheckpointError, ConfigError
 from embedkd.progress import Progress, Silent
-from embedkd.rundir import MetricsLog, RunDir, result_from, write_json
+from embedkd.rundir import RunDir, result_from, write_json
 from embedkd.training.checkpoint import Checkpoint, read_checkpoint
 from embedkd.training.device import device_name
+from embedkd.training.distributed import Ranks, joined
+from embedkd.training.logs import open_logs, require_logs
 from embedkd.training.loop import fit
 from embedkd.training.memory import PeakMemory
 from embedkd.training.plan import Plan
-from embedkd.training.recorder import Recorder
+from embedkd.training.recorder import Onlooker, Recorder
 from embedkd.training.saved import load_student
 from embedkd.training.signals import stop_wish
 from embedkd.training.validation import accuracy
 
 if TYPE_CHECKING:
     from embedkd.config import Config
+    from embedkd.training.live import LiveMaker
     from embedkd.training.state import Position
 
 
@@ -46,6 +53,7 @@ class TrainResult:
         precision: Of the forward pass.
         workers: Processes that read and decoded.
         multiply_adds: Of the student's matrix products and convolutions for one image.
+        online_teacher: Whether the teacher ran in every step, in place of its stored rows.
     """
 
     student: str
@@ -67,6 +75,7 @@ class TrainResult:
     precision: str
     workers: int
     multiply_adds: int = 0
+    online_teacher: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -77,16 +86,20 @@ class TrainResult:
         shares = {"validation": self.val_top1, "test": self.test_top1}
         known = ", ".join(f"{split} {share:.1%}" for split, share in shares.items() if share is not None)
         when = f"after epoch {self.best_epoch} of {self.epochs}, {self.elapsed_s:.0f} s"
-        return f"{self.student}: top-1 {known or 'not measured'} {when}"
+        teacher = ", with the teacher in the loop" if self.online_teacher else ""
+        return f"{self.student}: top-1 {known or 'not measured'} {when}{teacher}"
 
 
-def train(config: "Config", *, resume: bool = False, progress: Progress | None = None) -> TrainResult:
+def train(
+    config: "Config", *, resume: bool = False, progress: Progress | None = None, live: "LiveMaker | None" = None
+) -> TrainResult:
     """Train a student and leave a run folder.
 
     Args:
         config: Its sections ``data``, ``student``, ``train``, ``optimiser``, ``augment``, ``losses``.
         resume: Go on with the run in ``train.out``; a finished one is left as it is and its result given.
         progress: Who watches.
+        live: Makes the teacher in the loop, where ``train.online_teacher`` asks for one; see `embedkd.online`.
 
     Raises:
         ConfigError: A name or value of the config cannot be used.
@@ -95,55 +108,101 @@ def train(config: "Config", *, resume: bool = False, progress: Progress | None =
         StoreError: The store cannot be trusted.
         JoinError: Store and shards do not belong together.
         Interrupted: SIGINT or SIGTERM; a checkpoint was written, and ``resume`` goes on from it.
+        SystemExit: Of several processes another one failed, and says why.
     """
-    watch, run = progress or Silent(), RunDir(Path(config.train.out))
+    if config.train.online_teacher != (live is not None):
+        raise ConfigError("expected a teacher in the loop and train.online_teacher, got one alone; use embedkd.online")
+    ranks = Ranks.from_environment()
+    with joined(ranks):
+        watch = progress if progress is not None and ranks.first else Silent()
+        return _train(config, ranks, watch, live, resume=resume)
+
+
+def _train(config: "Config", ranks: Ranks, watch: Progress, live: "LiveMaker | None", *, resume: bool) -> TrainResult:
+    run = RunDir(Path(config.train.out))
     run.check(config, resume=resume)
     finished = run.read_result()
     if finished is not None:
         watch.line(f"{run.path} is finished already; name another folder with --out to train again")
         return result_from(TrainResult, finished, run.result)
-    plan = Plan.of(config)
+    require_logs(config.train.logs)
+    plan = Plan.of(config, ranks)
+    if plan.device.type == "cpu":
+        tune_allocator()
+    elif ranks.several:
+        torch.cuda.set_device(plan.device)  # where NCCL's own tensors go
     for reason, rows in plan.data.train.left_out.items():
         watch.line(f"{rows} training samples are left out: {reason}")
     if plan.view_mismatch:
         watch.line(f"{', '.join(plan.view_mismatch)}: the student sees moved views, the teacher saw none (allowed)")
+    for note in plan.data.notes:
+        watch.line(f"note: {note}")
     if plan.data.val is None:
         watch.line("there is no validation split: the last epoch's student is kept")
-    position = _fit(plan, run, watch)
-    result = _result(plan, run, position)
-    write_json(run.result, result.to_json())
+    result = _fit(plan, run, watch, live)
+    if ranks.first:
+        write_json(run.result, result.to_json())
     return result
 
 
-def _fit(plan: Plan, run: RunDir, watch: Progress) -> "Position":
+def _fit(plan: Plan, run: RunDir, watch: Progress, make_live: "LiveMaker | None") -> TrainResult:
     memory = PeakMemory(plan.device)
-    learner, card = plan.build()
+    live = None if make_live is None else make_live(plan.data.train.targets, plan.device)
+    learner, card = plan.build(live)
     checkpoint = _read_checkpoint(run, plan)
     if checkpoint is not None:
         checkpoint.restore(learner)
-    run.claim(plan.config)
-    keep_bytes = checkpoint.metrics_bytes if checkpoint is not None else 0
+    _agree(plan.ranks, learner.position)
     watch.line(f"note: {card.name} has {card.cost}")
     if card.begun_from is not None:
         watch.line(f"note: {card.name} begins with the weights of {card.begun_from}")
     watch.begin(f"train {card.name}", plan.budget.steps - learner.position.step, "steps")
     try:
-        with MetricsLog(run.metrics, keep_bytes=keep_bytes) as log, stop_wish() as stop:
-            recorder = Recorder(
-                run,
-                log,
-                card,
-                data=plan.data.identity,
-                memory=memory,
-                progress=watch,
-                every_steps=plan.config.train.log_every_steps,
-                position=learner.position,
-            )
-            batches = plan.training_batches(card, learner.position.step)
-            fit(learner, batches, plan.held_out_batches(card, plan.data.val), plan.budget, recorder, stop)
+        with ExitStack() as stack:
+            recorder: Recorder | Onlooker = Onlooker()
+            if plan.ranks.first:
+                logs = open_logs(
+                    run,
+                    plan.config.train.logs,
+                    plan.config.to_dict(),
+                    keep_bytes=checkpoint.metrics_bytes if checkpoint is not None else 0,
+                    elapsed_s=learner.position.elapsed_s,
+                    say=watch.line,
+                )
+                recorder = Recorder(
+                    run,
+                    stack.enter_context(logs),
+                    card,
+                    data=plan.data.identity,
+                    memory=memory,
+                    progress=watch,
+                    every_steps=plan.config.train.log_every_steps,
+                    position=learner.position,
+                )
+                run.claim(plan.config)  # a logger that cannot begin leaves no run behind
+            stop = plan.ranks.agreed(stack.enter_context(stop_wish()))
+            begun = learner.position.step
+            steps = plan.division.by_step(plan.training_batches(card, begun, live), begun)
+            fit(learner, steps, plan.held_out_batches(card, plan.data.val), plan.budget, recorder, stop)
+            result = plan.ranks.listed(_result(plan, run, learner.position))[0]
+            recorder.result(result.steps, result.test_top1)
     finally:
         watch.end()
-    return learner.position
+    return result
+
+
+def _agree(ranks: Ranks, position: "Position") -> None:
+    """Go on when all ranks are here, and found the same.
+
+    Raises:
+        CheckpointError: They stand at different steps.
+    """
+    steps = ranks.listed(position.step)
+    if len(set(steps)) > 1:
+        raise CheckpointError(
+            f"expected one checkpoint for all ranks, they found those of steps {', '.join(map(str, steps))}; "
+            "put the run folder where all machines see it"
+        )
 
 
 def _read_checkpoint(run: RunDir, plan: Plan) -> Checkpoint | None:
@@ -164,7 +223,7 @@ def _read_checkpoint(run: RunDir, plan: Plan) -> Checkpoint | None:
 def _result(plan: Plan, run: RunDir, position: "Position") -> TrainResult:
     student, card = load_student(run)
     test = plan.held_out_batches(card, plan.data.test)
-    found = None if test is None else accuracy(student.to(plan.device), test, plan.device)
+    found = None if test is None else accuracy(student.to(plan.device), test, plan.device, ranks=plan.ranks)
     memory = position.memory
     return TrainResult(
         student=card.name,
@@ -186,4 +245,5 @@ def _result(plan: Plan, run: RunDir, position: "Position") -> TrainResult:
         precision=plan.precision,
         workers=plan.workers,
         multiply_adds=card.multiply_adds,
+        online_teacher=plan.config.train.online_teacher,
     )

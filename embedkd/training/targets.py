@@ -1,14 +1,12 @@
-"""What each loss compares the student with: outputs and class sets of one teacher, found and checked once."""
+"""What each loss compares the student with: outputs and class sets of its teacher, found and checked once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
 
 from embedkd.errors import TrainingError, UnknownNameError
-from embedkd.losses import fitted_temperature
-from embedkd.records import RowStatus, blake2b_hex
+from embedkd.records import blake2b_hex
 from embedkd.store import default_name, set_names
 
 if TYPE_CHECKING:
@@ -18,10 +16,10 @@ if TYPE_CHECKING:
 
     from embedkd.config import Config
     from embedkd.store import TeacherView
+    from embedkd.training.stores import RunTeacher
     from embedkd.training.terms import Term
 
 _TEXT: Final = "text"
-_FIT_ROWS, _FIT_NUMBERS, _FIT_SLOTS = 4096, 1 << 24, 16  # a temperature is one number: more rows change little
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,16 @@ class TermTargets:
     """What one loss compares the student with.
 
     Attributes:
-        output: The output whose rows come with each batch; None where it reads none.
+        output: The teacher's output whose rows come with each batch; None where it reads none.
         dim: Width D of the teacher's side.
         classes: float32 [C, D], one row a class; None where it reads none.
-        centre: float32 [D], taken off each row that comes with a batch; None for nothing.
+        centre: float32 [D], taken off each row that comes with a batch, or off the classes where no rows come; None for
+            nothing.
         options: Of the loss, as the teacher states them: its scale, its bias, its fitted temperature.
+        scale: float32 [D], what each row is multiplied by afterwards; None for nothing.
+        rows: Names under which rows come with a batch, to their share in the mean that the loss reads; none for the
+            output's own name.
+        class_output: The output that the classes are of.
     """
 
     output: str | None
@@ -41,25 +44,93 @@ class TermTargets:
     classes: "Tensor | None" = None
     centre: "Tensor | None" = None
     options: "Mapping[str, float]" = field(default_factory=dict)
+    scale: "Tensor | None" = None
+    rows: "Mapping[str, float]" = field(default_factory=dict)
+    class_output: str | None = None
+
+    @property
+    def shares(self) -> "Mapping[str, float]":
+        """Name of each target that comes with a batch to its share in what the loss reads."""
+        return self.rows or ({} if self.output is None else {self.output: 1.0})
+
+    def rows_of(self, targets: "Mapping[str, Tensor]") -> "Tensor":
+        """What the loss reads of a batch, [B, D]; of several teachers the mean.
+
+        Args:
+            targets: Name to rows [B, D].
+        """
+        if len(self.shares) == 1:
+            return targets[next(iter(self.shares))]
+        parts = [share * targets[name].float() for name, share in self.shares.items()]
+        return torch.stack(parts).sum(dim=0)
 
 
-def find_targets(view: "TeacherView", terms: "Sequence[Term]", config: "Config") -> dict[str, TermTargets]:
-    """What each loss that has a teacher compares with, by the loss's name.
+def target_name(teacher: "RunTeacher", output: str, *, several: bool) -> str:
+    """Under which name rows come with a batch: the output's, behind the teacher's where there are several."""
+    return f"{teacher.name}:{output}" if several else output
+
+
+def find_targets(
+    teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]", config: "Config", shares: "Mapping[str, float]"
+) -> dict[str, TermTargets]:
+    """What each loss that has a teacher compares with, by the loss's name; nothing is fitted yet.
+
+    Args:
+        teachers: All of the run.
+        terms: Its losses, spread over the teachers.
+        config: Its config.
+        shares: Name of each teacher to its share in an average of logits.
 
     Raises:
         UnknownNameError: The teacher has no such output or class set, or several sets and none is named.
-        TrainingError: The store holds nothing yet, or two outputs of different widths meet in one loss.
+        TrainingError: The store holds nothing yet, or outputs of different widths meet in one loss.
         StoreError: The store cannot be trusted.
     """
-    finder = _Finder(view, config)
-    return {term.name: finder.find(term) for term in terms if term.entry.from_store}
+    finders = {teacher.name: _Finder(teacher.view, config) for teacher in teachers}
+    named = {teacher.name: teacher for teacher in teachers}
+    found = {}
+    for term in terms:
+        if not term.entry.from_store or not teachers:
+            continue
+        chosen = [name for name in named if shares.get(name) and term.teacher in {None, name}]
+        if term.teacher is not None:
+            chosen = [term.teacher]
+        said = {name: finders[name].find(term) for name in chosen}
+        widths = {name: one.dim for name, one in said.items()}
+        if len(set(widths.values())) > 1:
+            raise TrainingError(
+                f"losses.{term.name}: expected logits of the same classes to average, got "
+                f"{' and '.join(f'{width} of {name}' for name, width in widths.items())}; leave ensemble out"
+            )
+        first = said[chosen[0]]
+        if first.output is not None and len(teachers) > 1:
+            rows = {
+                target_name(named[name], str(one.output), several=True): 1.0 if len(said) == 1 else shares[name]
+                for name, one in said.items()
+            }
+            first = replace(first, rows=rows)
+        found[term.name] = first
+    return found
+
+
+def sources_of(
+    teachers: "Sequence[RunTeacher]", targets: "Mapping[str, TermTargets]"
+) -> dict[str, tuple["RunTeacher", str]]:
+    """Name of each target that comes with a batch to its teacher and output, sorted."""
+    several, wanted = len(teachers) > 1, {name for one in targets.values() for name in one.shares}
+    known = {
+        target_name(teacher, output, several=several): (teacher, output)
+        for teacher in teachers
+        for output in teacher.view.outputs
+    }
+    return {name: known[name] for name in sorted(wanted)}
 
 
 def identity_of(targets: "Mapping[str, TermTargets]") -> dict[str, str]:
     """Part of the targets, beside the rows, to a digest of it: what a resumed run must share."""
     parts = {}
     for name, found in targets.items():
-        for part, tensor in (("classes", found.classes), ("centre", found.centre)):
+        for part, tensor in (("classes", found.classes), ("centre", found.centre), ("scale", found.scale)):
             if tensor is not None:
                 parts[f"{part} of {name}"] = blake2b_hex(tensor.numpy().tobytes())
     return parts
@@ -89,9 +160,12 @@ class _Finder:
     def find(self, term: "Term") -> TermTargets:
         compares = term.compares
         if not term.entry.per_sample:
-            classes = self._classes(self._class_output(term, None), compares.class_set)
-            centred = classes - _common_mean(classes) if compares.centre else classes
-            return TermTargets(None, classes.shape[1], classes=centred)
+            other = self._class_output(term, None)
+            classes, centre = self._classes(other, compares.class_set), None
+            if compares.centre:
+                centre = _common_mean(classes)
+                classes = classes - centre
+            return TermTargets(None, classes.shape[1], classes, centre, class_output=other)
         output = compares.output or term.entry.default_output or self._default
         dim = self._dim(output, term)
         if not term.reads("classes"):
@@ -108,10 +182,15 @@ class _Finder:
                 f"losses.{term.name}: expected classes of width {dim} as {output}, got {classes.shape[1]} of {other}; "
                 "name outputs of one space with output and classes"
             )
+        if compares.standardise and other != output:
+            raise TrainingError(
+                f"losses.{term.name}: expected classes of {output} to standardise with its rows, got those of {other}; "
+                f"set loss_options.{term.name}.classes={output}"
+            )
         if compares.centre:
             centre = self._centre(output, compares.class_set if other == output else None)
             classes = classes - _common_mean(classes)
-        return TermTargets(output, dim, classes, centre, self._options(term, output))
+        return TermTargets(output, dim, classes, centre, self._options(term, output), class_output=other)
 
     def _class_output(self, term: "Term", output: str | None) -> str:
         """The output whose class set a loss reads, beside rows of ``output`` or alone."""
@@ -163,31 +242,8 @@ class _Finder:
         """What the teacher states, of that which the loss asks for and the config leaves open."""
         spec = self._view.spec
         stated = {"teacher_scale": spec.logit_scale, "teacher_bias": spec.logit_bias}
-        if term.compares.fitted:
-            stated["temperature"] = self._fitted_temperature(output)
         asked = set(term.entry.options) - set(term.options)
         return {name: value for name, value in stated.items() if value is not None and name in asked}
-
-    def _fitted_temperature(self, output: str) -> float:
-        """On rows spread evenly over the training split."""
-        spec = self._view.spec.output(output)
-        assert spec is not None
-        slots = [slot for slot in self._view.store.slots if slot.shard.split == "train"]
-        slots = slots[:: -(-len(slots) // _FIT_SLOTS) or 1]
-        share = -(-min(_FIT_ROWS, _FIT_NUMBERS // spec.dim) // max(len(slots), 1))
-        logits, labels = [], []
-        for slot in slots:
-            read = self._view.read(slot, output)
-            usable = np.flatnonzero((read.status == RowStatus.OK) & (read.labels >= 0))
-            chosen = usable[:: -(-len(usable) // share) or 1]
-            logits.append(read.stored.take(chosen).decode().astype(np.float32))
-            labels.append(read.labels[chosen].astype(np.int64))
-        if not sum(map(len, labels)):
-            raise TrainingError(
-                f"{self._view.store.storage.url} has no labelled training row to fit a temperature on; "
-                "give loss_options a temperature in place of fitted"
-            )
-        return fitted_temperature(torch.from_numpy(np.concatenate(logits)), torch.from_numpy(np.concatenate(labels)))
 
 
 def _common_mean(classes: "Tensor") -> "Tensor":

@@ -1,6 +1,11 @@
-"""The losses of a run as its config names them: weights, options, and what of the teacher each compares with."""
+"""The losses of a run as its config names them: weights, options, and what of which teacher each compares with.
 
-from dataclasses import dataclass, field, fields
+With several teachers a loss is computed for each: ``mse`` becomes ``mse@NAME`` for every name, and its weight is
+divided among them, so that the balance between the losses stays as it was. A config may name ``mse@NAME`` itself, for a
+loss that compares with that teacher alone, or for options of it.
+"""
+
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from embedkd.errors import ConfigError, UnknownNameError
@@ -22,6 +27,9 @@ class Comparison:
             the loss prefers them and the store has them, else for that of the rows.
         class_set: Name of that class set; None for the default one.
         centre: Whether the common mean of the classes is taken off everything of the teacher's.
+        standardise: Whether rows are standardised: each dimension to mean 0 and standard deviation 1 over the training
+            rows; with them the classes, which then must be of the same output.
+        ensemble: Whether the logits of all teachers are averaged, so that the loss has one teacher.
         fitted: Whether the temperature is the one at which the teacher's probabilities fit the training labels best.
         tap: Inner layer of the student that is compared in place of its embedding.
     """
@@ -30,6 +38,8 @@ class Comparison:
     classes: str | None = None
     class_set: str | None = None
     centre: bool = False
+    standardise: bool = False
+    ensemble: bool = False
     fitted: bool = False
     tap: str | None = None
 
@@ -39,11 +49,12 @@ class Term:
     """One loss with a weight above 0.
 
     Attributes:
-        name: In the table of losses.
+        name: In the table of losses; behind ``@`` the teacher, where the run has several.
         weight: In the sum.
         entry: The table's.
         options: Those of the loss that were given.
         compares: What it compares.
+        teacher: The only teacher that it compares with, by its name in the run; None for all there are.
     """
 
     name: str
@@ -51,6 +62,7 @@ class Term:
     entry: LossEntry
     options: "Mapping[str, object]" = field(default_factory=dict)
     compares: Comparison = field(default_factory=Comparison)
+    teacher: str | None = None
 
     def reads(self, source: "Input") -> bool:
         """Whether the loss reads "rows", "classes", "labels", ..."""
@@ -65,6 +77,8 @@ def comparison_options(entry: LossEntry) -> dict[str, str | bool | None]:
         "classes": {"rows", "classes"} <= reads,
         "class_set": "classes" in reads,
         "centre": bool({"rows", "classes"} & reads),
+        "standardise": "rows" in reads,
+        "ensemble": "target_logits" in reads,
         "fitted": "target_logits" in reads,
         "tap": "student" in reads and bool(entry.from_store),
     }
@@ -75,18 +89,21 @@ def build_terms(weights: "Mapping[str, float]", options: "Mapping[str, Mapping[s
     """The losses that must be computed, with their options.
 
     Args:
-        weights: Name to weight; a loss of weight 0 is left out.
-        options: Name to options: those of the loss, and those of `Comparison`.
+        weights: Name to weight; a loss of weight 0 is left out. ``mse@NAME`` is a loss with one of several teachers.
+        options: Name to options: those of the loss, and those of `Comparison`. Those of ``mse`` hold for ``mse@NAME``.
 
     Raises:
         UnknownNameError: There is no such loss or option.
         ConfigError: An option of another type, or two that exclude each other.
     """
-    return tuple(_build_term(name, weight, options.get(name, {})) for name, weight in active_weights(weights).items())
+    return tuple(_build_term(name, weight, options) for name, weight in active_weights(weights).items())
 
 
-def _build_term(name: str, weight: float, given: "Mapping[str, object]") -> Term:
-    entry = LOSSES[name]
+def _build_term(name: str, weight: float, options: "Mapping[str, Mapping[str, object]]") -> Term:
+    loss, _, teacher = name.partition("@")
+    entry, given = LOSSES[loss], {**options.get(loss, {}), **options.get(name, {})}
+    if teacher and not entry.from_store:
+        raise ConfigError(f"losses.{name}: expected {loss} alone, it compares with no teacher")
     about, known = comparison_options(entry), {one.name for one in fields(Comparison)}
     for key, value in given.items():
         if key in about:
@@ -94,13 +111,70 @@ def _build_term(name: str, weight: float, given: "Mapping[str, object]") -> Term
         elif key in known:
             raise ConfigError(f"loss_options.{name}.{key}: expected none, {_why_not(entry)}")
         elif key not in entry.options:
-            raise UnknownNameError(f"option of {name}", key, [*entry.options, *about])
+            raise UnknownNameError(f"option of {loss}", key, [*entry.options, *about])
     own = {key: value for key, value in given.items() if key not in about}
     entry.with_options(own)  # it looks at their types
     compares = Comparison(**{key: value for key, value in given.items() if key in about})  # type: ignore[arg-type]
-    if compares.fitted and "temperature" in own:
-        raise ConfigError(f"loss_options.{name}: expected a temperature or fitted = true, got both")
-    return Term(name, weight, entry, own, compares)
+    term = Term(name, weight, entry, own, compares, teacher or None)
+    _check_one_of_two(term)
+    return term
+
+
+def _check_one_of_two(term: Term) -> None:
+    """Refuse options that exclude each other."""
+    compares = term.compares
+    for first, second, both in (
+        ("a temperature", "fitted = true", compares.fitted and "temperature" in term.options),
+        ("ensemble = true", "fitted = true", compares.ensemble and compares.fitted),
+        ("centre = true", "standardise = true", compares.centre and compares.standardise),
+        ("ensemble = true", f"one teacher, {term.teacher}", compares.ensemble and term.teacher is not None),
+    ):
+        if both:
+            raise ConfigError(f"loss_options.{term.name}: expected {first} or {second}, got both")
+
+
+def spread_terms(
+    terms: "Sequence[Term]",
+    shares: "Mapping[str, float]",
+    options: "Mapping[str, Mapping[str, object]]",
+) -> tuple[Term, ...]:
+    """The losses of a run with its teachers: one for each teacher, where several are compared with.
+
+    Args:
+        terms: As the config names them.
+        shares: Name of each teacher to its share of a loss's weight; they add up to 1.
+        options: As for `build_terms`.
+
+    Raises:
+        UnknownNameError: A loss or its options name a teacher that the run has not.
+        ConfigError: A loss is named both for all teachers and for one.
+    """
+    for name in (*(term.name for term in terms), *options):
+        loss, _, teacher = name.partition("@")
+        if teacher and teacher not in shares:
+            raise UnknownNameError(f"teacher of {loss}", teacher, shares)
+    own = {term.name for term in terms}
+    spread: list[Term] = []
+    for term in terms:
+        alone = {f"{term.name}@{teacher}" for teacher in shares}
+        if both := sorted(alone & own):
+            raise ConfigError(f"losses: expected {term.name} for all teachers or {both[0]}, got both")
+        if term.compares.ensemble and (both := sorted(alone & set(options))):
+            raise ConfigError(f"loss_options.{term.name}: expected ensemble = true or {both[0]}, got both")
+        one_teacher = not term.entry.from_store or term.teacher is not None or term.compares.ensemble
+        if one_teacher or not shares:
+            spread.append(term)
+        elif len(shares) == 1:
+            (teacher,) = shares
+            named = _build_term(f"{term.name}@{teacher}", term.weight, options)
+            spread.append(replace(named, name=term.name))
+        else:
+            spread += [
+                _build_term(f"{term.name}@{teacher}", term.weight * share, options)
+                for teacher, share in shares.items()
+                if share
+            ]
+    return tuple(spread)
 
 
 def _why_not(entry: LossEntry) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from embedkd.errors import TrainingError
+from embedkd.training.distributed import ALONE, Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,9 +29,20 @@ class Accuracy:
 
 
 def accuracy(
-    student: "Student", batches: "Iterable[Batch]", device: torch.device, stop: "Callable[[], bool] | None" = None
+    student: "Student",
+    batches: "Iterable[Batch]",
+    device: torch.device,
+    stop: "Callable[[], bool] | None" = None,
+    ranks: Ranks = ALONE,
 ) -> Accuracy | None:
     """Count a student's right answers in float32, as ``embedkd evaluate`` does; None if told to stop before the end.
+
+    Args:
+        student: In any mode, which it keeps.
+        batches: This rank's part of a split.
+        device: Where the student lies.
+        stop: Asked before each batch; says the same on all ranks.
+        ranks: Whose right answers are added up.
 
     Raises:
         TrainingError: No sample has a label.
@@ -49,6 +61,7 @@ def accuracy(
                 rows += int(counted.sum())
     finally:
         student.train(was_training)
+    hits, rows = ranks.total(torch.tensor([hits, rows])).tolist()
     if not rows:
         raise TrainingError("expected labelled samples to validate on, the split has none")
     return Accuracy(hits, rows)

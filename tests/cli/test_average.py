@@ -112,6 +112,7 @@ def test_every_member_of_the_json_is_documented(embedkd: Command, example: Path)
     facts = json.loads(embedkd("store", "info", example, "--json")[1])
     (teacher,) = facts["teachers"]
     found = {*facts, *teacher, *teacher["outputs"][0], *teacher["outputs"][0]["error"]}
+    assert teacher["views"] == []
     page = (DOCS / "stores.md").read_text().split("## What `info --json` says", 1)[1].split("\n## ", 1)[0]
     assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) == found
 

@@ -1,5 +1,6 @@
 """Bad input: exit code 1, one or two lines that say what to do, nothing lost."""
 
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -100,11 +101,73 @@ def test_store_from_other_shards(refused: Refused, store: Path, images: Path, tm
     assert "other shards" in refused("precompute", "--data", other, "--out", store)
 
 
-def test_training_with_other_shards(refused: Refused, copy: Path, images: Path, tmp_path: Path) -> None:
+def test_training_with_other_shards(refused: Refused, copy: Path, shards: Path, images: Path, tmp_path: Path) -> None:
     from embedkd.sources.pack import pack
 
     other = pack(images, tmp_path / "other", rows_per_shard=8, val=0.2, test=0.2, seed=1).folder
-    assert "is not the one that was indexed" in refused(*train(copy, other, tmp_path))
+    message = refused(*train(copy, other, tmp_path))
+    assert re.search(
+        r"other/?\S* covers 0 of the 5 shards that \S*store.zarr was made from: \S+.tar is another tar", message
+    )
+    assert message.endswith("with --data, or precompute a store of the ones you have")
+    some = Path(shutil.copytree(shards, tmp_path / "some"))
+    for name in ("train-000001.tar", "index.json"):
+        (some / name).unlink()
+    message = refused(*train(copy, some, tmp_path))
+    assert "some covers 4 of the 5 shards" in message
+    assert "train-000001.tar cannot be read" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--loss", "mse", "--set", "loss_options.mse.output=poled"), "'poled'; did you mean pooled"),
+        (("--loss", "kl"), "logits are of 1000 classes, the data has 3"),
+        (("--loss", "gradient", "--set", "loss_options.gradient.classes=logits"), "expected classes of width 1280"),
+        (("--loss", "sample_contrastive", "--batch-size", 1), "expected at least 2 for sample_contrastive, got 1"),
+        (("--class-set", "n10-seed0"), "did you mean n100-seed0"),
+        (("--targets", "STORE"), "expected each teacher once"),
+        (("--teacher", "vit"), "unknown teacher of"),
+        (("--set", "train.teacher_weights={efficientnet=2}"), "did you mean efficientnet-lite0"),
+        (("--loss", "mse@vit-l-32"), "unknown teacher of mse 'vit-l-32'"),
+        (("--set", "train.views=2", "--loss", "mse"), "expected at most 0, the stored views of"),
+        (
+            ("--set", "loss_options.class_contrastive.standardise=true"),
+            "expected none, class_contrastive reads classes",
+        ),
+    ],
+)
+def test_what_a_loss_cannot_have(
+    refused: Refused, store: Path, tmp_path: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    flags = [store if part == "STORE" else part for part in arguments]
+    still = ("--set", "augment.flip=0", "--out", tmp_path / "run")
+    assert message in refused("train", "--targets", store, *still, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_stores_of_other_shards_do_not_meet(refused: Refused, store: Path, tmp_path: Path) -> None:
+    """The second store has another teacher, and was made of a part of the shards."""
+    from dataclasses import replace
+
+    from embedkd.storage import LocalStorage
+    from embedkd.store import Pass, PassWriter, create_store, open_store
+
+    mine = open_store(store)
+    spec = replace(mine.teacher().spec, name="test:other", model="other")
+    shards = [shard for shard in mine.shards if shard.url != "train-000001.tar"]
+    other = create_store(
+        LocalStorage(tmp_path / "b.zarr"),
+        tuple(shards),
+        root=mine.manifest.root,
+        classes=mine.class_names,
+        policy=mine.policy,
+    )
+    PassWriter(other, spec, Pass(("pooled",), 8, 1, "none"))
+    flags = ("--loss", "mse", "--set", "augment.flip=0", "--out", tmp_path / "run")
+    message = refused("train", "--targets", store, "--targets", tmp_path / "b.zarr", *flags)
+    assert "b.zarr covers 2 of 3 train shards (it lacks train-000001.tar)" in message
+    assert "--allow-partial" in message
 
 
 def test_store_of_another_format(refused: Refused, copy: Path, shards: Path, tmp_path: Path) -> None:

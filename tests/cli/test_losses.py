@@ -19,7 +19,7 @@ def test_a_loss_is_shown_with_its_options(embedkd: Command) -> None:
     code, out, _ = embedkd("losses", "sample_contrastive")
     assert code == 0
     assert "temperature 0.1, mask_same_class true" in out
-    assert "output -, centre false, tap -" in out
+    assert "output -, centre false, standardise false, tap -" in out
     assert "--loss sample_contrastive=1" in out
     assert "learns" not in out
     assert "learns           log_scale 2.659" in embedkd("losses", "interactive_contrastive")[1]

@@ -96,6 +96,7 @@ def test_augmentation_says_whether_it_moves_pixels(change: list[str], moves: boo
         "train.workers=3",
         "train.device=cpu",
         "train.log_every_steps=10",
+        "train.logs=['mlflow']",
         "train.checkpoint_every_steps=10",
         "losses.mse=0",
         "loss_options.sample_contrastive.temperature=0.2",

@@ -181,7 +181,7 @@ def test_a_key_that_is_not_the_store_s_is_refused(make_world: "WorldMaker") -> N
     """A store whose rows belong to other samples of a tar that is right: a check behind the tar's own."""
     world = make_world({"train-0.tar": 3})
     dataset = JoinedShards(train(world), plain, global_batch_size=1, shuffle=False)
-    dataset._reader._targets.get(0).table.keys[1] += 1
+    dataset._reader._targets.get((0, 0)).table.keys[1] += 1
     dataset.batch(0, 0)
     with pytest.raises(
         JoinError, match=r"^sample 'train-0/001' of train-0\.tar \(number 1\) has another key in the sto"

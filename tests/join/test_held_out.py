@@ -87,7 +87,7 @@ def test_too_few_to_hold_any_out(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", [*sample("a", 0), *sample("b", 1)])
     listing = list_data(str(tmp_path))
     whole = shard_samples(index_shards(listing), listing.root, labels_needed=True)
-    with pytest.raises(JoinError, match="expected 2 samples of a class to hold one out, got 2"):
+    with pytest.raises(JoinError, match="expected 2 samples of a class to hold one out for validation, got 2"):
         split_held_out(whole, share=0.1, seed=0)
     with pytest.raises(JoinError, match="got none"):
         split_held_out(shard_samples([], listing.root), share=0.1, seed=0)

@@ -102,7 +102,7 @@ def test_a_shard_of_several_slots(make_world: "WorldMaker") -> None:
 
 def test_a_shard_of_several_slots_without_its_store(make_world: "WorldMaker") -> None:
     world = make_world({"train-0.tar": 40}, capacity=16)
-    samples = replace(stored_samples(world.view, "train", ("cls",)), store=None, teacher_id=None, outputs=())
+    samples = replace(stored_samples(world.view, "train", ("cls",)), store=None, teacher_id=None, targets=())
     assert keys_of(samples) == world.keys["train-0.tar"]
 
 
@@ -121,7 +121,7 @@ def test_a_store_that_changes_its_mind_is_found(make_world: "WorldMaker") -> Non
     """Where the counts that a run began with are not those that a worker finds."""
     world = make_world(SHARDS)
     samples = stored_samples(world.view, "val", ("cls",))
-    wrong = Samples(samples.slots, (3,), {}, samples.root, samples.policy, samples.store, samples.teacher_id, ("cls",))
+    wrong = replace(samples, counts=(3,))
     with pytest.raises(JoinError, match="4 usable samples, expected 3: the store was changed"):
         wrong.reader().read(0, 0)
 

@@ -27,7 +27,7 @@ from embedkd.records import (
     key_hash,
 )
 from embedkd.storage import LocalStorage
-from embedkd.store import Pass, PassWriter, SlotRows, average, create_store, write_class_set
+from embedkd.store import Pass, PassWriter, SlotRows, average, create_store, open_store, write_class_set
 from tests.tiny import places_in
 
 PX = 8
@@ -104,11 +104,12 @@ def write_store(
         rows[lost] = np.nan
         status = np.full(slot.rows, RowStatus.OK, dtype=np.uint8)
         status[lost] = RowStatus.DECODE_ERROR
+        logits = spec.output("logits")
         made = SlotRows(
             keys=np.array([key_hash(f"{split}-{n:03d}") for n in numbers], dtype=np.uint64),
             labels=np.array([n % 3 if labelled else -1 for n in numbers], dtype=np.int32),
             places=places_in(folder / "data" / slot.shard.url),
-            outputs={output: {"pooled": rows, "logits": rows[:, :3]}[output] for output in outputs},
+            outputs={o: {"pooled": rows, "logits": rows[:, : 3 if logits is None else logits.dim]}[o] for o in outputs},
             status=dict.fromkeys(outputs, status),
             source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
         )
@@ -117,6 +118,24 @@ def write_store(
     for output in mean_of:
         write_class_set(view, output, average(view, output, samples_per_class=100, seed=0))
     return path
+
+
+def add_teacher(store: Path, spec: TeacherSpec, *, shift: float, outputs: Sequence[str] = ("pooled",)) -> None:
+    """One more teacher of a store, or a view of one: it says what the first says, and so much more."""
+    opened = open_store(store)
+    plain, writer = opened.teacher(SPEC.name), PassWriter(opened, spec, Pass(tuple(outputs), 8, 1, "none"))
+    for slot in opened.slots:
+        reads = {output: plain.read(slot, output) for output in outputs}
+        first = reads[outputs[0]]
+        made = SlotRows(
+            keys=first.keys,
+            labels=first.labels,
+            places=first.places,
+            outputs={output: read.rows.astype(np.float32) + shift for output, read in reads.items()},
+            status={output: read.status for output, read in reads.items()},
+            source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
+        )
+        writer.write(slot, made, {})
 
 
 @pytest.fixture(scope="session")

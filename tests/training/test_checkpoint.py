@@ -32,6 +32,7 @@ def test_it_comes_back_bit_by_bit(path: Path) -> None:
     found = read_checkpoint(path)
     assert replace(found, student={}, optimiser={}) == replace(CHECKPOINT, student={}, optimiser={})
     assert found.student["w"].view(torch.int32).tolist() == CHECKPOINT.student["w"].view(torch.int32).tolist()
+    assert found.average is None
     assert found.optimiser["param_groups"] == CHECKPOINT.optimiser["param_groups"]
     assert torch.equal(found.optimiser["state"][0]["step"], torch.tensor(5.0))
 
@@ -50,7 +51,7 @@ def test_a_cut_checkpoint_is_refused(path: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [{}, {"format": 1}, [], {"format": 1, "position": {"memory": None, "steps": 3}}, 3, "text"]
+    "document", [{}, {"format": 2}, [], {"format": 2, "position": {"memory": None, "steps": 3}}, 3, "text"]
 )
 def test_what_is_no_checkpoint_is_refused(path: Path, document: object) -> None:
     torch.save(document, path)
@@ -58,9 +59,10 @@ def test_what_is_no_checkpoint_is_refused(path: Path, document: object) -> None:
         read_checkpoint(path)
 
 
-def test_another_format_is_named(path: Path) -> None:
-    torch.save({"format": 9}, path)
-    with pytest.raises(CheckpointError, match="is of format 9, this version reads 1"):
+@pytest.mark.parametrize("number", [1, 9])
+def test_another_format_is_named(path: Path, number: int) -> None:
+    torch.save({"format": number}, path)
+    with pytest.raises(CheckpointError, match=f"is of format {number}, this version reads 2; finish the run with"):
         read_checkpoint(path)
 
 

@@ -3,6 +3,7 @@ import torch
 
 from embedkd.errors import TrainingError, UnknownNameError
 from embedkd.training.device import autocast, resolve_device, resolve_precision, resolve_workers
+from embedkd.training.distributed import Ranks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -19,6 +20,18 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert resolve_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(TrainingError, match="expected cuda:1, this machine has 1 CUDA devices"):
         resolve_device("cuda:1")
+
+
+def test_processes_of_one_machine_take_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    second, third = Ranks(5, 8, 1, 4), Ranks(6, 8, 2, 4)
+    assert [resolve_device(name, second) for name in ("auto", "cuda", "cpu")] == [torch.device("cuda:1")] * 2 + [CPU]
+    with pytest.raises(TrainingError, match="expected cuda:2, this machine has 2 CUDA devices"):
+        resolve_device("auto", third)
+    with pytest.raises(TrainingError, match="each of 4 processes takes its own, got cuda:0"):
+        resolve_device("cuda:0", second)
+    assert resolve_device("auto", Ranks(5, 8, 0, 1)) == CUDA
 
 
 def test_an_unknown_device_is_named() -> None:

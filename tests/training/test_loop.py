@@ -8,6 +8,7 @@ import torch
 
 from embedkd.errors import Interrupted, TrainingError
 from embedkd.training import loop
+from embedkd.training.distributed import ALONE
 from embedkd.training.loop import Budget, fit
 from embedkd.training.state import Position, StepValues
 from embedkd.training.validation import Accuracy
@@ -23,15 +24,23 @@ class Scene:
         self.events: list[str] = []
         self.position = Position()
         self.student = torch.nn.Identity()
+        self.judged = self.student
         self.device = torch.device("cpu")
+        self.ranks = ALONE
         self._fails_at = fails_at
         self._top1 = iter(top1)
         monkeypatch.setattr(loop, "accuracy", self._accuracy)
 
-    def _accuracy(self, student: object, batches: object, device: object, stop: Callable[[], bool]) -> Accuracy | None:
+    def _accuracy(
+        self, student: object, batches: object, device: object, stop: Callable[[], bool], ranks: object
+    ) -> Accuracy | None:
+        assert student is self.judged
         return None if stop() else Accuracy(int(next(self._top1) * 100), 100)
 
-    def gradients(self, batch: object) -> StepValues:
+    def keys(self, batches: object) -> list[str]:
+        return []
+
+    def gradients(self, *batches: object) -> StepValues:
         return BROKEN if self.position.step + 1 == self._fails_at else FINE
 
     def update(self) -> None:
@@ -49,11 +58,11 @@ class Scene:
     def best(self, learner: object) -> None:
         self.events.append(f"best {self.position.best_epoch}")
 
-    def failed(self, learner: object, batch: object, values: StepValues) -> TrainingError:
+    def failed(self, step: int, keys: Sequence[str], values: StepValues) -> TrainingError:
         return TrainingError("not finite")
 
     def fit(self, budget: Budget, *, validation: Any = (), stop: Callable[[], bool] = bool, batches: int = 99) -> None:
-        fit(self, [SimpleNamespace()] * batches, validation, budget, self, stop)  # type: ignore[arg-type,list-item]
+        fit(self, [(SimpleNamespace(),)] * batches, validation, budget, self, stop)  # type: ignore[arg-type,list-item]
 
 
 def test_each_epoch_ends_with_validation_and_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:

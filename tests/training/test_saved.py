@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from embedkd.config import load_config
 from embedkd.errors import TrainingError, UnknownNameError
 from embedkd.rundir import RunDir, read_json, write_json
 from embedkd.students import StudentOptions
-from embedkd.training.saved import StudentCard, load_student, save_student
+from embedkd.training.saved import StudentCard, load_projections, load_student, save_student
 from embedkd.training.state import Position
 
 CARD = StudentCard(
@@ -115,3 +116,20 @@ def test_a_card_without_a_field_is_named(run: RunDir) -> None:
     write_json(run.student, document)
     with pytest.raises(TrainingError, match="is no card of a student: 'std'"):
         load_student(run)
+
+
+def test_what_losses_learned_comes_back_with_the_student_of_the_same_epoch(run: RunDir) -> None:
+    _, card = load_student(run)
+    assert load_projections(run, card) == {}, "nothing was learned"
+    objective = torch.nn.Linear(2, 3)
+    save_student(run, CARD.build(seed=4), CARD, Position(step=12, best_epoch=3), objective)
+    student, card = load_student(run)
+    found = load_projections(run, card)
+    assert found.keys() == {"weight", "bias"}
+    assert torch.equal(found["weight"], objective.weight)
+    assert torch.equal(student.state_dict()["model.head.weight"], CARD.build(seed=4).state_dict()["model.head.weight"])
+    with pytest.raises(TrainingError, match=r"student-projections.safetensors is not the file that student.json was"):
+        load_projections(run, replace(card, weights_blake2b="0" * 64))
+    run.projections.write_bytes(b"cut")
+    with pytest.raises(TrainingError, match=r"student-projections.safetensors cannot be read"):
+        load_projections(run, card)

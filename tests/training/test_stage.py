@@ -23,8 +23,10 @@ from embedkd.errors import (
 )
 from embedkd.progress import Silent
 from embedkd.rundir import RunDir, read_json, write_json
-from embedkd.training import load_student, train
+from embedkd.training import load_student, stage, train
 from embedkd.training.checkpoint import read_checkpoint
+from embedkd.training.distributed import Ranks
+from embedkd.training.state import Position
 
 ConfigOf = Callable[..., Config]
 STEPS = 9
@@ -80,9 +82,9 @@ def test_a_run_learns_and_leaves_its_folder(config_of: ConfigOf) -> None:
     assert len(losses) == 24
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
     assert [line["epoch"] for line in run.read_metrics("validation")] == list(range(1, 9))
-    assert sorted(path.name for path in run.path.iterdir()) == [
-        *("checkpoint.pt", "config.json", "environment.json", "metrics.jsonl"),
-        *("result.json", "student.json", "student.safetensors"),
+    assert sorted(path.name.split(".")[0] for path in run.path.iterdir()) == [
+        *("checkpoint", "config", "environment", "events", "metrics"),
+        *("result", "student", "student", "student-projections"),
     ]
 
 
@@ -283,6 +285,68 @@ def test_workers_read_the_same_batches(
     assert traces(made[0])[:3] == traces(made[2])[:3]
 
 
+def test_the_moving_average_is_what_is_judged_and_kept(config_of: ConfigOf) -> None:
+    config = config_of("train.ema_decay=0.8", "train.epochs=1")  # so that the checkpoint is of the kept one
+    train(config)
+    run = RunDir(Path(config.train.out))
+    checkpoint, kept = read_checkpoint(run.checkpoint), load_student(run)[0].state_dict()
+    assert checkpoint.average is not None
+    assert all(torch.equal(kept[name], checkpoint.average[name]) for name in kept)
+    assert not any(torch.equal(kept[name], checkpoint.student[name]) for name in kept)
+
+
+def test_a_moving_average_goes_on_as_if_it_was_not_stopped(config_of: ConfigOf) -> None:
+    whole, stopped = (config_of("train.ema_decay=0.8", "train.epochs=2", out=out) for out in ("whole", "stopped"))
+    train(whole)
+    with pytest.raises(Interrupted):
+        train(stopped, progress=Watch(4))
+    train(stopped, resume=True)
+    assert traces(stopped) == traces(whole)
+
+
+def test_parts_of_a_step_give_what_the_whole_gives(config_of: ConfigOf) -> None:
+    sets = ("losses={cross_entropy=1, mse=1}", "student.drop_path=0", "train.allow_view_mismatch=true")
+    whole, parts = config_of(*sets, out="whole"), config_of(*sets, "train.accumulate=4", out="parts")
+    assert train(parts).steps == train(whole).steps == STEPS
+    found, expected = (RunDir(Path(config.train.out)).read_metrics("train") for config in (parts, whole))
+    for one, other in zip(found, expected, strict=True):
+        assert one["terms"] == pytest.approx(other["terms"], rel=1e-4)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+    with pytest.raises(ConfigError, match=r"accumulate: expected a divisor of train.global_batch_size = 8, got 3"):
+        config_of("train.accumulate=3")
+    with pytest.raises(ConfigError, match="expected at least 2 for sample_contrastive, got 1"):
+        train(config_of("losses={sample_contrastive=1}", *sets[1:], "train.accumulate=8"))
+
+
+@pytest.mark.parametrize("changes", [["optimiser.name=sgd", "optimiser.schedule=step"], ["optimiser.name=lamb"]])
+def test_a_run_of_another_optimiser_goes_on_as_if_it_was_not_stopped(config_of: ConfigOf, changes: list[str]) -> None:
+    changes = [*changes, "train.epochs=2", "optimiser.decay_epochs=0.5", "optimiser.lr=0.01"]
+    whole, stopped = config_of(*changes, out="whole"), config_of(*changes, out="stopped")
+    train(whole)
+    with pytest.raises(Interrupted):
+        train(stopped, progress=Watch(4))
+    train(stopped, resume=True)
+    assert traces(stopped) == traces(whole)
+
+
+def test_a_compiled_student_keeps_the_names_of_its_weights(
+    config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+
+    def fake(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", fake)
+    plain, fast = config_of("train.epochs=1", out="plain"), config_of("train.epochs=1", "train.compile=true", out="c")
+    train(plain)
+    assert not compiled
+    train(fast)
+    assert len(compiled) == 1
+    assert traces(fast) == traces(plain)
+
+
 def test_logging_fewer_steps_changes_nothing_else(config_of: ConfigOf) -> None:
     config, every = config_of("train.log_every_steps=4", out="some"), config_of(out="every")
     train(config)
@@ -337,3 +401,9 @@ def test_every_error_of_a_start_is_ours(config_of: ConfigOf, tmp_path: Path) -> 
     ):
         with pytest.raises(EmbedKDError):
             train(config_of(change))
+
+
+def test_ranks_that_found_other_checkpoints_do_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "listed", lambda ranks, value: [value, 0])
+    with pytest.raises(CheckpointError, match="they found those of steps 3, 0; put the run folder where all machines"):
+        stage._agree(Ranks(0, 2), Position(step=3))

@@ -8,9 +8,10 @@ from torch import nn
 from embedkd.errors import TrainingError
 from embedkd.join import Batch
 from embedkd.students import Student, StudentOutput
+from embedkd.training.lesson import Lesson, without_padding
 from embedkd.training.objective import Objective
 from embedkd.training.optim import Schedule, build_optimiser
-from embedkd.training.state import Learner, StepValues, without_padding
+from embedkd.training.state import Learner, StepValues
 from embedkd.training.targets import TermTargets
 from embedkd.training.terms import build_terms
 
@@ -38,17 +39,8 @@ def learner(clip_grad_norm: float = 1.0, precision: Any = "float32") -> Learner:
     objective = Objective(terms, student_dim=4, num_classes=CLASSES, targets=targets, seed=0)
     optimiser = build_optimiser((student, objective), lr=0.01, weight_decay=0.1, betas=(0.9, 0.999))
     schedule = Schedule(optimiser, steps=10, warmup_steps=2, final_lr_ratio=0.1)
-    device = torch.device("cpu")
-    return Learner(
-        student,
-        objective,
-        optimiser,
-        schedule,
-        device=device,
-        precision=precision,
-        clip_grad_norm=clip_grad_norm,
-        seed=7,
-    )
+    lesson = Lesson(student, objective, device=torch.device("cpu"), precision=precision)
+    return Learner(lesson, optimiser, schedule, clip_grad_norm=clip_grad_norm, seed=7)
 
 
 def batch(size: int = 6) -> Batch:
@@ -131,3 +123,38 @@ def test_bfloat16_is_close_and_keeps_float32_parameters() -> None:
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.inf), (1.0, math.nan)])
 def test_values_that_must_not_change_parameters(loss: float, norm: float) -> None:
     assert not StepValues(loss, {}, norm, 0.1).finite
+
+
+def parts(of: Batch, *sizes: int) -> list[Batch]:
+    cuts = [slice(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
+    return [
+        Batch(of.keys[at], of.pixels[at], of.labels[at], {"pooled": of.targets["pooled"][at]}, of.valid[at])
+        for at in cuts
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(6,), (3, 3), (4, 2), (2, 2, 2), (5, 1)])
+def test_parts_of_a_step_add_up_to_the_whole_step(sizes: tuple[int, ...]) -> None:
+    whole, divided = learner(), learner()
+    for made in (whole, divided):
+        made.student.eval()  # each part draws its own dropout
+    expected, found = whole.gradients(batch()), divided.gradients(*parts(batch(), *sizes))
+    assert found.terms == pytest.approx(expected.terms)
+    assert (found.loss, found.grad_norm) == pytest.approx((expected.loss, expected.grad_norm))
+    for made in (whole, divided):
+        made.update()
+    torch.testing.assert_close(parameters(divided), parameters(whole))
+
+
+def test_parts_draw_their_own_dropout() -> None:
+    same = parts(batch(), 3)[0]
+    first, both = learner().gradients(same), learner().gradients(same, same)
+    assert both.loss != first.loss
+
+
+def test_a_part_of_padding_alone_counts_nothing() -> None:
+    of, none = batch(), torch.zeros(6, dtype=torch.bool)
+    padding = Batch(of.keys, of.pixels, of.labels, of.targets, none)
+    assert learner().gradients(of, padding) == learner().gradients(of)
+    assert without_padding(padding).keys == ("k0",)
+    assert learner().keys([of, padding]) == list(of.keys)

@@ -16,10 +16,10 @@ def test_options_of_the_loss_and_of_whoever_feeds_it_are_told_apart() -> None:
 def test_what_can_be_said_of_each_kind_of_loss() -> None:
     said = {name: set(comparison_options(entry)) for name, entry in LOSSES.items()}
     assert said["cross_entropy"] == set()
-    assert said["kl"] == {"output", "fitted"}
+    assert said["kl"] == {"output", "ensemble", "fitted"}
     assert said["class_contrastive"] == {"output", "class_set", "centre", "tap"}
-    assert said["mse"] == {"output", "centre", "tap"}
-    assert said["gradient"] == {"output", "classes", "class_set", "centre", "tap"}
+    assert said["mse"] == {"output", "centre", "standardise", "tap"}
+    assert said["gradient"] == {"output", "classes", "class_set", "centre", "standardise", "tap"}
 
 
 def test_names_and_options_are_looked_up() -> None:

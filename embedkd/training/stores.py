@@ -1,0 +1,142 @@
+"""The teachers that a run learns from: stores as ``train.targets`` names them, opened once each."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embedkd.errors import ConfigError, UnknownNameError
+from embedkd.store import TeacherView, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedkd.store import EmbeddingStore
+
+_UNSAFE = re.compile(r"[^a-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class RunTeacher:
+    """One of the teachers of a run.
+
+    Attributes:
+        name: Short, and no other's of the run: ``vit-l-32``.
+        view: Its part of its store.
+        views: Stored views of it that the student sees; none for whole images.
+    """
+
+    name: str
+    view: TeacherView
+    views: tuple[TeacherView, ...] = ()
+
+
+def store_of(entry: str) -> str:
+    """The store of an entry of ``train.targets``.
+
+    >>> store_of("s3://bucket/a.zarr#vit-l-32"), store_of("a.zarr")
+    ('s3://bucket/a.zarr', 'a.zarr')
+    """
+    return entry.partition("#")[0]
+
+
+def open_teacher(entry: str, teacher: str | None, opened: "dict[str, EmbeddingStore] | None" = None) -> TeacherView:
+    """The teacher that an entry of ``train.targets`` names.
+
+    Args:
+        entry: A store, behind ``#`` its teacher.
+        teacher: Which one where the entry does not say; None for the only one.
+        opened: Stores that are open already, by place; this one is put there.
+
+    Raises:
+        StoreError: The store cannot be opened.
+        ConfigError: It has no such teacher, or several.
+    """
+    url, _, named = entry.partition("#")
+    stores = {} if opened is None else opened
+    if url not in stores:
+        stores[url] = open_store(url)
+    return stores[url].teacher(named or teacher)
+
+
+def open_teachers(entries: "Sequence[str]", teacher: str | None, views: int | None = 0) -> tuple[RunTeacher, ...]:
+    """All teachers of a run, in the order of the entries.
+
+    Args:
+        entries: Of ``train.targets``.
+        teacher: As for `open_teacher`.
+        views: How many of each one's stored views are wanted; None for all.
+
+    Raises:
+        StoreError: A store cannot be opened.
+        ConfigError: One has no such teacher, or several; or one teacher is named twice.
+    """
+    opened: dict[str, EmbeddingStore] = {}
+    found = [open_teacher(entry, teacher, opened) for entry in entries]
+    fingerprints = [view.spec.fingerprint for view in found]
+    for at, (entry, view) in enumerate(zip(entries, found, strict=True)):
+        first = fingerprints.index(fingerprints[at])
+        if first != at:
+            raise ConfigError(
+                f"train.targets: expected each teacher once, got {view.spec.name} in {entries[first]} and {entry}; "
+                "name one with STORE#TEACHER, or join stores of other shards with embedkd store merge"
+            )
+    short = [short_name(view.spec.name) for view in found]
+    names = [one if short.count(one) == 1 else view.teacher_id for one, view in zip(short, found, strict=True)]
+    return tuple(
+        RunTeacher(_safe(name), view, _stored_views(view, entry, views))
+        for name, view, entry in zip(names, found, entries, strict=True)
+    )
+
+
+def _stored_views(view: TeacherView, entry: str, count: int | None) -> tuple[TeacherView, ...]:
+    """So many stored views of a teacher, in their order.
+
+    Raises:
+        ConfigError: There are fewer.
+    """
+    if view.spec.view is not None:
+        return (view,)  # a view that was named itself
+    if count == 0:
+        return ()
+    ids = view.store.views_of(view.teacher_id)
+    if count is not None and len(ids) < count:
+        raise ConfigError(
+            f"train.views: expected at most {len(ids)}, the stored views of {view.spec.name} in {entry}, got {count}; "
+            f"make more with embedkd precompute --views {count}"
+        )
+    return tuple(TeacherView(view.store, teacher_id) for teacher_id in ids[:count])
+
+
+def shares_of(teachers: "Sequence[RunTeacher]", weights: "Mapping[str, float]") -> dict[str, float]:
+    """Name of each teacher to its share of the weight of a loss; they add up to 1.
+
+    Args:
+        teachers: All of the run.
+        weights: Name to weight; 1 where a name is missing.
+
+    Raises:
+        UnknownNameError: There is no such teacher.
+        ConfigError: All weights are 0.
+    """
+    names = [teacher.name for teacher in teachers]
+    for name in weights:
+        if name not in names:
+            raise UnknownNameError("teacher of train.teacher_weights", name, names)
+    given = {name: weights.get(name, 1.0) for name in names}
+    total = sum(given.values())
+    if names and not total:
+        raise ConfigError("train.teacher_weights: expected a teacher with a weight above 0, got none")
+    return {name: weight / total for name, weight in given.items()}
+
+
+def short_name(teacher: str) -> str:
+    """What a teacher is called within a run: its name without family and weights.
+
+    >>> short_name("openclip:ViT-B-32@laion2b_s34b_b79k"), short_name("packaged:efficientnet-lite0")
+    ('vit-b-32', 'efficientnet-lite0')
+    """
+    return _safe(teacher.partition("@")[0].rpartition(":")[2].rstrip("/").rpartition("/")[2])
+
+
+def _safe(name: str) -> str:
+    return _UNSAFE.sub("-", name.lower()).strip("-_") or "teacher"
