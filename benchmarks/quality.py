@@ -4,10 +4,10 @@
 
 Each image of the embedded data set is in the test part of exactly one of the folds. Of the rest, all images can be
 learned from, but only ``--shots`` a class have a label (0: all of them). Losses that need labels see the labelled ones
-more often: every run sees the same number of images, with one student, one augmentation and one optimiser
-(pipelines/best.toml). No image chooses an epoch: the last student is tested. For every fold the teacher runs over the
-fold's own shards; head, class means and standardisation know its training part alone. Intervals are paired bootstraps
-over images: the differences of right answers, averaged over seeds, are resampled.
+more often: every run sees the same number of images, with one student, one augmentation and one optimiser, those of
+pipelines/few-labels.toml. No image chooses an epoch: the last student is tested. For every fold the teacher runs over
+the fold's own shards; head, class means and standardisation know its training part alone. Intervals are paired
+bootstraps over images: the differences of right answers, averaged over seeds, are resampled.
 
     python -m benchmarks.quality --only sample_contrastive --only online --seeds 1 --set train.epochs=7
 
@@ -46,7 +46,7 @@ from embedkd.sources.shards import list_data
 from embedkd.storage import write_atomic
 from embedkd.training import FixedView, load_student, train
 
-PIPELINE = Path(__file__).parent.parent / "pipelines" / "best.toml"
+PIPELINE = Path(__file__).parent.parent / "pipelines" / "few-labels.toml"
 HEAD = f"{TEACHER}+linear"
 BASELINES = ("supervised", "reference", "online")
 RESAMPLES = 10_000
@@ -84,7 +84,8 @@ CONTENDERS = {
     # Its twin with the teacher in the loop: targets of the very crop. A run costs a pass of the teacher for each image.
     "online": Contender({"cross_entropy": 0.5, "sample_contrastive": 0.5}, sets=("train.online_teacher=true",)),
     "kl": Contender({"kl": 1.0}, teachers=(HEAD,), labels=False),
-    "best": Contender(teachers=(TEACHER, HEAD), labels=False),
+    "kl + mse": Contender(teachers=(TEACHER, HEAD), labels=False, sets=("losses.cross_entropy=0",)),
+    "labels + kl + mse": Contender(teachers=(TEACHER, HEAD), labels=False),
 }
 USUAL = tuple(name for name in CONTENDERS if name not in {"random means", "online"})
 

@@ -25,7 +25,7 @@ from embedkd.store import default_name, open_store, write_class_set
 
 TEACHER = "packaged:efficientnet-lite0"
 RANDOM_MEANS = "random"
-_BATCH = 32  # of pipelines/best.toml
+_BATCH = 32  # of pipelines/few-labels.toml
 _L2 = 0.1
 _FOLDS_OF_HEAD = 10
 
@@ -104,7 +104,7 @@ def make_fold(job: tuple[Fold, int, int]) -> Fold:
         return fold
     items, classes = embedded_items()
     fold_of = assign_folds(items, folds)
-    train = _without_a_lonely_one(with_labels(items, np.flatnonzero(fold_of != fold.number), shots, fold.number))
+    train = without_a_lonely_one(with_labels(items, np.flatnonzero(fold_of != fold.number), shots, fold.number))
     test = [replace(items[at], split="test") for at in np.flatnonzero(fold_of == fold.number)]
     if not (fold.home / "shards" / "index.json").exists():
         write_shards([*train, *test], fold.home / "shards", classes=classes, rows_per_shard=256)
@@ -115,7 +115,7 @@ def make_fold(job: tuple[Fold, int, int]) -> Fold:
     return fold
 
 
-def _without_a_lonely_one(train: list[PackItem]) -> list[PackItem]:
+def without_a_lonely_one(train: list[PackItem]) -> list[PackItem]:
     """Without the last unlabelled image where batches would leave one alone, from which BatchNorm learns nothing."""
     if len(train) % _BATCH != 1:
         return train

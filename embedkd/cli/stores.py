@@ -29,6 +29,10 @@ TrustCode = Annotated[
 ClassPrompts = Annotated[
     str | None, typer.Option(metavar="clip|simple|FILE", help="Store texts of the class names in these templates.")
 ]
+Views = Annotated[
+    int | None,
+    typer.Option(help="Stored views beside it: the teacher's rows of so many fixed random crops of each image."),
+]
 
 
 def precompute_command(
@@ -41,10 +45,7 @@ def precompute_command(
     outputs: Annotated[
         str | None, typer.Option(help="Comma-separated outputs, e.g. cls,image,text,cls@-4; by default each teacher's.")
     ] = None,
-    views: Annotated[
-        int | None,
-        typer.Option(help="Stored views beside it: the teacher's rows of so many fixed random crops of each image."),
-    ] = None,
+    views: Views = None,
     encoding: Annotated[
         list[str] | None,
         typer.Option(

@@ -14,6 +14,36 @@ if TYPE_CHECKING:
     from embedkd.config import Config
     from embedkd.training import TrainResult
 
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(metavar="STORE[#TEACHER]", help="The embedding store; may be repeated for several teachers."),
+]
+Teacher = Annotated[str | None, typer.Option(help="Which teacher, where the store has several.")]
+ClassSet = Annotated[str | None, typer.Option(help="Which class means, other than the default.")]
+Student = Annotated[str | None, typer.Option(help="vit-tiny, vit-base, timm:resnet18, ...; see embedkd students.")]
+ImagePx = Annotated[int | None, typer.Option(help="Height and width of the student's images.")]
+MaskRatio = Annotated[
+    float | None, typer.Option(help="Share of an image's patches that a transformer does not see while training.")
+]
+Out = Annotated[str | None, typer.Option(help="The run folder.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training split.")]
+BatchSize = Annotated[int | None, typer.Option(help="Samples a step, over all ranks.")]
+Rate = Annotated[float | None, typer.Option(help="Learning rate at the end of the warm-up.")]
+Seed = Annotated[int | None, typer.Option(help="Of initialisation, order and augmentation.")]
+Losses = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=WEIGHT", help="A loss of the sum; naming one replaces the default recipe."),
+]
+RecipeName = Annotated[str | None, typer.Option(help="Losses and weights by a name; see embedkd losses.")]
+Preset = Annotated[str | None, typer.Option(metavar="NAME", help="none, flip (the default), crop, colour or strong.")]
+Logs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Who takes the metrics: tensorboard (default), wandb, mlflow; repeatable."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan, take three steps to see their cost, and write nothing.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 AllowPartial = Annotated[bool | None, typer.Option("--allow-partial", help="Leave out samples that have no target.")]
 AllowViewMismatch = Annotated[
     bool | None,
@@ -22,7 +52,6 @@ AllowViewMismatch = Annotated[
 AllowRandomTeacher = Annotated[
     bool | None, typer.Option("--allow-random-teacher", help="Learn from random weights, as a control.")
 ]
-
 OnlineTeacher = Annotated[
     bool | None,
     typer.Option("--online-teacher", help="Run the teacher in every step, in place of its stored rows, to compare."),
@@ -30,41 +59,24 @@ OnlineTeacher = Annotated[
 
 
 def train_command(
-    targets: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STORE[#TEACHER]", help="The embedding store; may be repeated for several teachers."),
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Which teacher, where the store has several.")] = None,
-    class_set: Annotated[str | None, typer.Option(help="Which class means, other than the default.")] = None,
-    student: Annotated[
-        str | None, typer.Option(help="vit-tiny, vit-base, timm:resnet18, ...; see embedkd students.")
-    ] = None,
-    image_px: Annotated[int | None, typer.Option(help="Height and width of the student's images.")] = None,
-    mask_ratio: Annotated[
-        float | None, typer.Option(help="Share of an image's patches that a transformer does not see while training.")
-    ] = None,
+    targets: Targets = None,
+    teacher: Teacher = None,
+    class_set: ClassSet = None,
+    student: Student = None,
+    image_px: ImagePx = None,
+    mask_ratio: MaskRatio = None,
     data: Data = None,
-    out: Annotated[str | None, typer.Option(help="The run folder.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training split.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a step, over all ranks.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate at the end of the warm-up.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of initialisation, order and augmentation.")] = None,
-    loss: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=WEIGHT", help="A loss of the sum; naming one replaces the default recipe."),
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Losses and weights by a name; see embedkd losses.")] = None,
-    augment: Annotated[
-        str | None, typer.Option(metavar="NAME", help="none, flip (the default), crop, colour or strong.")
-    ] = None,
-    log: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Who takes the metrics: tensorboard (default), wandb, mlflow; repeatable."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, take three steps to see their cost, and write nothing.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    out: Out = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    seed: Seed = None,
+    loss: Losses = None,
+    recipe: RecipeName = None,
+    augment: Preset = None,
+    log: Logs = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
     allow_partial: AllowPartial = None,
     allow_view_mismatch: AllowViewMismatch = None,
     allow_random_teacher: AllowRandomTeacher = None,
@@ -101,7 +113,11 @@ def train_command(
     settings = load_config(config, values=values, sets=sets or [])
     if dry_run:
         _show_plan(settings, resume=resume, as_json=as_json)
-        return
+    else:
+        _show_result(settings, resume=resume, as_json=as_json)
+
+
+def _show_result(settings: "Config", *, resume: bool, as_json: bool) -> None:
     result = _trainer(settings)(settings, resume=resume, progress=watcher())
 
     from embedkd.training.distributed import Ranks  # torch is there by now

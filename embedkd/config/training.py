@@ -76,6 +76,8 @@ class TrainConfig:
         log_every_steps: Steps between lines of metrics.jsonl.
         logs: Where these lines go besides: "tensorboard" writes event files into the run folder, "wandb" and "mlflow"
             need the extra of that name.
+        keep_unlabelled: Samples without a label take part too, in the losses that do without one; for the others they
+            count 0.
         allow_partial: Train although targets of some samples are missing; those samples are left out.
         allow_view_mismatch: Let losses a sample meet augmentation that moves pixels, though the teacher saw none.
         allow_random_teacher: Learn from a teacher whose weights were drawn and not trained, as a control.
@@ -104,6 +106,7 @@ class TrainConfig:
     checkpoint_every_steps: int = 0
     log_every_steps: int = 1
     logs: tuple[str, ...] = ("tensorboard",)
+    keep_unlabelled: bool = False
     allow_partial: bool = False
     allow_view_mismatch: bool = False
     allow_random_teacher: bool = False

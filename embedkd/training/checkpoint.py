@@ -56,7 +56,7 @@ class Checkpoint:
             learner.student.state_dict(),
             learner.objective.state_dict(),
             learner.optimiser.state_dict(),
-            None if learner.average is None else learner.average.student.state_dict(),
+            None if learner.average is None else learner.average.parts.state_dict(),
         )
 
     def restore(self, learner: "Learner") -> None:
@@ -70,7 +70,7 @@ class Checkpoint:
             learner.objective.load_state_dict(self.objective)
             learner.optimiser.load_state_dict(self.optimiser)
             if learner.average is not None:
-                learner.average.student.load_state_dict(self.average or {})
+                learner.average.parts.load_state_dict(self.average or {})
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"the checkpoint belongs to another student or other losses: {reason}") from error

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedkd.errors import TrainingError
+from embedkd.errors import ConfigError, TrainingError
 from embedkd.join import Samples, check_coverage
 from embedkd.records import blake2b_hex, canonical_json
 from embedkd.sources.shards import index_shards, list_data
@@ -74,6 +74,10 @@ def open_data(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     """
     if config.train.targets:
         return _open_stores(config, terms)
+    if config.data.shards is not None and config.train.keep_unlabelled:
+        raise ConfigError(
+            "train.keep_unlabelled: expected a store of targets to learn from, got shards alone; add --targets"
+        )
     if config.data.shards is not None:
         return _open_shards(config, terms, config.data.shards)
     raise TrainingError("expected something to learn from: name a store with --targets, or shards with --data")
@@ -112,7 +116,9 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     _check_trained(used, config)
     sources = sources_of(teachers, targets)
     labelled = any("labels" in term.entry.needs for term in terms)
-    splits = stored_splits(config, teachers, sources, labels_needed=labelled)
+    if labelled and settings.keep_unlabelled:
+        _check_some_labels(teachers, terms)
+    splits = stored_splits(config, teachers, sources, labels_needed=labelled and not settings.keep_unlabelled)
     check_coverage([splits.train, splits.val, splits.test])
     targets = fit_targets(targets, terms, splits.train)
     if splits.notes and any(one.classes is not None for one in targets.values()):
@@ -153,6 +159,16 @@ def _check_trained(teachers: "Sequence[RunTeacher]", config: "Config") -> None:
                 f"the weights of {view.spec.name} in {view.store.storage.url} are random, so its targets mean nothing\n"
                 "as a control, allow that with --allow-random-teacher"
             )
+
+
+def _check_some_labels(teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]") -> None:
+    """Refuse losses that would count 0 for all samples."""
+    for teacher in teachers:
+        store, labelled = teacher.view.store, teacher.view.counts(default_output(teacher.view)).labelled
+        if any(labelled[slot.index] for slot in store.slots if slot.shard.split == "train"):
+            return
+    name = next(term.name for term in terms if "labels" in term.entry.needs)
+    raise TrainingError(f"losses.{name} needs labels, no training sample has one; leave it out with losses.{name}=0")
 
 
 def _open_shards(config: "Config", terms: "Sequence[Term]", url: str) -> TrainingData:

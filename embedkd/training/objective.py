@@ -61,6 +61,7 @@ class TermLoss(nn.Module):
         num_classes: Width C of the student's logits.
         class_names: For messages.
         seed: Of the projections' initialisation.
+        unlabelled: Whether samples without a label come along, for which a loss that needs one counts 0.
 
     Raises:
         TrainingError: Classes or logits of the teacher are of other classes than the data.
@@ -81,9 +82,11 @@ class TermLoss(nn.Module):
         num_classes: int,
         class_names: "Sequence[str] | None",
         seed: int,
+        unlabelled: bool = False,
     ) -> None:
         super().__init__()
         self.term = term
+        self._passes_over = unlabelled and "labels" in term.entry.needs
         self._targets = targets
         stated = {} if targets is None else targets.options
         self._function = partial(term.entry.with_options(term.options), **stated)
@@ -147,8 +150,16 @@ class TermLoss(nn.Module):
             inputs["classes"] = self.classes
         self._add_learned(inputs)
         self._project(inputs)
+        if self._passes_over:
+            return self._of_labelled(inputs, labels)
         value: Tensor = self._function(*(inputs.get(name) for name in self.term.entry.inputs))
         return value
+
+    def _of_labelled(self, inputs: "dict[Input, Tensor | None]", labels: "Tensor") -> "Tensor":
+        """The sum over samples with a label, divided by all samples: so shares of any batch add up to its whole."""
+        inputs["labels"] = labels.clamp(min=0)  # any class will do: a choice of rows would make a GPU wait
+        values = self._function(*(inputs.get(name) for name in self.term.entry.inputs), reduction="none")
+        return values.where(labels >= 0, 0.0).mean()
 
     def _student(self, answer: "StudentOutput") -> "Tensor":
         tap = self.term.compares.tap
@@ -185,6 +196,7 @@ class Objective(nn.Module):
         tap_dims: Name of each inner layer that the student gives out to its width.
         class_names: For messages.
         seed: Of everything that is learned beside the student.
+        unlabelled: Whether samples without a label come along, for which losses that need one count 0.
 
     Raises:
         TrainingError: A loss compares with a teacher and there is none, or with other classes; or a layer is missing.
@@ -201,11 +213,13 @@ class Objective(nn.Module):
         tap_dims: "Mapping[str, int]" = _NO_TAPS,
         class_names: "Sequence[str] | None" = None,
         seed: int,
+        unlabelled: bool = False,
     ) -> None:
         super().__init__()
         self.terms = tuple(terms)
         self._weights = {term.name: term.weight for term in terms}
         self._num_classes = num_classes
+        self._unlabelled = unlabelled
         self.losses = nn.ModuleDict()
         for term in self.terms:
             if term.entry.from_store and term.name not in targets:
@@ -217,6 +231,7 @@ class Objective(nn.Module):
                 num_classes=num_classes,
                 class_names=class_names,
                 seed=seed,
+                unlabelled=unlabelled,
             )
 
     @property
@@ -256,7 +271,8 @@ class Objective(nn.Module):
         """
         if not self.reads_labels:
             return
-        wrong = ((labels < 0) | (labels >= self._num_classes)).nonzero().flatten().tolist()
+        least = -1 if self._unlabelled else 0
+        wrong = ((labels < least) | (labels >= self._num_classes)).nonzero().flatten().tolist()
         if wrong:
             key, label = keys[wrong[0]], int(labels[wrong[0]])
             what = "no label" if label < 0 else f"label {label}"

@@ -122,6 +122,7 @@ class Plan:
             targets=self.data.targets,
             class_names=self.data.class_names,
             seed=seed,
+            unlabelled=config.train.keep_unlabelled,
         )
         lesson = Lesson(
             self._placed(student),
@@ -141,7 +142,7 @@ class Plan:
 
     def _learner(self, lesson: Lesson) -> Learner:
         train, rates = self.config.train, self.config.optimiser
-        average = MovingAverage(lesson.student, train.ema_decay) if train.ema_decay else None
+        average = MovingAverage(lesson.student, lesson.objective, train.ema_decay) if train.ema_decay else None
         if train.compile:
             lesson.student.compile()  # in place, so that the names of its weights stay
         optimiser = build_optimiser(

@@ -124,7 +124,7 @@ class Recorder:
 
     def best(self, learner: "Learner") -> None:
         """Keep the present student as the best one."""
-        save_student(self._run, learner.judged, self._card, learner.position, learner.objective)
+        save_student(self._run, learner.judged, self._card, learner.position, learner.fitting)
 
     def result(self, step: int, test_top1: float | None) -> None:
         """The best student was looked at on the test split, if there is one; for loggers, as result.json has it too."""

@@ -82,7 +82,7 @@ class Learner:
         clip_grad_norm: Greatest global L2 norm of a step's gradients; 0 clips nothing.
         seed: Of the run.
         division: How a step is divided into forward passes and over ranks; None for one pass of one process.
-        average: Of the student's weights over the steps, judged in its place; None for none.
+        average: Of all weights over the steps, judged in their place; None for none.
     """
 
     def __init__(
@@ -116,6 +116,11 @@ class Learner:
     def judged(self) -> "Student":
         """What validation looks at and the run keeps: the average where there is one."""
         return self.student if self.average is None else self.average.student
+
+    @property
+    def fitting(self) -> nn.Module:
+        """What the losses learned, as it fits the judged student."""
+        return self.objective if self.average is None else self.average.objective
 
     def gradients(self, *batches: "Batch") -> StepValues:
         """Forward and backward of the next step; `update` then takes it.
@@ -152,7 +157,7 @@ class Learner:
         self.position.step += 1
         self.ranks.mean_(self._statistics)
         if self.average is not None:
-            self.average.update(self.student, self.position.step)
+            self.average.update(self.position.step)
 
     def keys(self, batches: "Sequence[Batch]") -> list[str]:
         """Of all samples of a step that count, on all ranks; all of them must ask."""

@@ -100,7 +100,7 @@ def try_steps(plan: "Plan", steps: int) -> "tuple[Trial, Learner, StudentCard]":
         parameters_bytes=_bytes(owned),
         gradients_bytes=_bytes(p.grad for p in owned if p.grad is not None),
         optimiser_bytes=_bytes(entry for entry in state if isinstance(entry, torch.Tensor)),
-        average_bytes=0 if learner.average is None else _bytes(learner.average.student.parameters()),
+        average_bytes=0 if learner.average is None else _bytes(learner.average.parts.parameters()),
         activations_bytes=activations_bytes,
         memory=memory.read(),
     )

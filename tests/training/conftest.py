@@ -89,16 +89,21 @@ def write_store(
     classes: tuple[str, ...] | None = CLASSES,
     bad: Sequence[int] = (),
     labelled: bool = True,
+    unlabelled: Sequence[int] = (),
     mean_of: Sequence[str] = ("pooled",),
     spec: TeacherSpec = SPEC,
     outputs: Sequence[str] = ("pooled", "logits"),
 ) -> Path:
-    """A store beside a data folder ``data``; training samples of ``bad`` numbers could not be decoded."""
+    """A store beside a data folder ``data``; training samples of ``bad`` numbers could not be decoded.
+
+    Those of ``unlabelled`` numbers have no label.
+    """
     path = folder / "store.zarr"
     store = create_store(LocalStorage(path), shards, root="../data", classes=classes, policy=DecodePolicy())
     writer = PassWriter(store, spec, Pass(tuple(outputs), 8, 1, "none"))
     for slot in store.slots:
         split, numbers = slot.shard.split, range(slot.rows)
+        hidden = (unlabelled if split == "train" else ()) if labelled else numbers
         lost = [n for n in numbers if split == "train" and n in bad]
         rows = np.array([says(picture(split, n)) for n in numbers], dtype=np.float32)
         rows[lost] = np.nan
@@ -107,7 +112,7 @@ def write_store(
         logits = spec.output("logits")
         made = SlotRows(
             keys=np.array([key_hash(f"{split}-{n:03d}") for n in numbers], dtype=np.uint64),
-            labels=np.array([n % 3 if labelled else -1 for n in numbers], dtype=np.int32),
+            labels=np.array([-1 if n in hidden else n % 3 for n in numbers], dtype=np.int32),
             places=places_in(folder / "data" / slot.shard.url),
             outputs={o: {"pooled": rows, "logits": rows[:, : 3 if logits is None else logits.dim]}[o] for o in outputs},
             status=dict.fromkeys(outputs, status),

@@ -30,11 +30,11 @@ def shares(decay: float, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("decay", [0.3, 0.999])
 def test_it_is_the_mean_of_all_steps_weighted_by_their_age(decay: float) -> None:
     student, seen = Toy(), []
-    made = MovingAverage(student, decay)
+    made = MovingAverage(student, nn.Linear(2, 1), decay)
     for step in range(1, 9):
         state = {"weight": torch.randn(2), "statistic": torch.randn(1), "count": torch.tensor(step)}
         student.load_state_dict(state)
-        made.update(student, step)
+        made.update(step)
         seen.append(torch.cat([state["weight"], state["statistic"]]))
     found = made.student.state_dict()
     expected = (shares(decay, 8)[:, None] * torch.stack(seen)).sum(dim=0).float()
@@ -44,11 +44,21 @@ def test_it_is_the_mean_of_all_steps_weighted_by_their_age(decay: float) -> None
 
 def test_it_is_judged_as_a_student_and_never_learned() -> None:
     student = Toy().train()
-    made = MovingAverage(student, 0.9)
+    made = MovingAverage(student, nn.Linear(2, 1), 0.9)
     assert not made.student.training
     assert not any(parameter.requires_grad for parameter in made.student.parameters())
     assert all(parameter.requires_grad for parameter in student.parameters())
-    made.update(student, 1)
+    made.update(1)
     with torch.no_grad():
         student.weight.add_(1)
     assert made.student.state_dict()["weight"].tolist() == [1, 1]
+
+
+def test_what_the_losses_learned_is_averaged_beside_the_student() -> None:
+    projection = nn.Linear(1, 1, bias=False)
+    made = MovingAverage(Toy(), projection, 0.5)
+    for step, weight in enumerate((4.0, 8.0), start=1):
+        nn.init.constant_(projection.weight, weight)
+        made.update(step)
+    kept = 1 - 2 ** (-2 / 3)  # of the first step, in the second
+    assert made.objective.state_dict()["weight"].item() == pytest.approx(4 * kept + 8 * (1 - kept))

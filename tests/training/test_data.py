@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from embedkd.config import Config
-from embedkd.errors import CheckpointError, EmbedKDError, HoleError, JoinError, TrainingError, UnknownNameError
+from embedkd.errors import (
+    CheckpointError,
+    ConfigError,
+    EmbedKDError,
+    HoleError,
+    JoinError,
+    TrainingError,
+    UnknownNameError,
+)
 from embedkd.records import Shard
 from embedkd.store import average, open_store, write_class_set
 from embedkd.training import train
@@ -187,3 +195,31 @@ def test_a_run_does_not_go_on_with_other_data(
         changes.append("train.class_set=n2-seed1")
     with pytest.raises(CheckpointError, match=rf"was trained on other data \(changed: .*{part}"):
         train(config_of(f"train.targets={store}", *changes), resume=True)
+
+
+def test_samples_without_a_label_take_part_where_that_is_asked_for(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data"), unlabelled=range(4, 22))
+    sets = (f"train.targets={store}", "losses={cross_entropy=1, mse=1}", "train.allow_view_mismatch=true")
+    assert opened(config_of(*sets, "train.allow_partial=true")).train.rows == 4
+    every = config_of(*sets, "train.keep_unlabelled=true")
+    assert opened(every).train.rows == 22
+    assert train(every).train_rows == 22
+    with pytest.raises(JoinError, match="18 without an embedding or a label"):
+        opened(config_of(*sets))
+
+
+def test_some_labels_are_needed_all_the_same(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data"), unlabelled=range(22), mean_of=())
+    sets = (f"train.targets={store}", "losses={cross_entropy=1, mse=1}", "train.keep_unlabelled=true")
+    with pytest.raises(TrainingError, match=r"losses.cross_entropy needs labels, no training sample has one"):
+        opened(config_of(*sets))
+
+
+def test_without_targets_nothing_is_learned_of_samples_without_a_label(config_of: ConfigOf, data: Path) -> None:
+    sets = ("train.targets=none", f"data.shards={data / 'data'}", SUPERVISED, "train.keep_unlabelled=true")
+    with pytest.raises(ConfigError, match="got shards alone; add --targets"):
+        opened(config_of(*sets))

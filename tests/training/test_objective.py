@@ -303,3 +303,40 @@ def test_a_label_that_is_no_class_is_named(label: int, what: str) -> None:
         objective({"cross_entropy": 1.0}).check_labels(("x", "y", "z"), labels)
     weights = {"mse": 1.0, "sample_contrastive": 1.0, "kl": 1.0}
     objective(weights, facing(WIDTH, weights)).check_labels(("x", "y", "z"), labels)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if "labels" in LOSSES[name].needs])
+def test_a_sample_without_a_label_counts_nothing_where_labels_are_needed(name: str) -> None:
+    known, answer = torch.tensor([0, 2, 3]), StudentOutput(ANSWER.embedding.clone(), ANSWER.logits.clone())
+    answer.embedding.requires_grad_()
+    answer.logits.requires_grad_()
+    labels, targets = torch.full((B,), -1), facing(WIDTH, {name: 1.0})
+    labels[known] = LABELS[known]
+    total, _ = objective({name: 1.0}, targets, unlabelled=True)(answer, labels, rows_of(WIDTH))
+    some = StudentOutput(ANSWER.embedding[known], ANSWER.logits[known])
+    rows = {output: values[known] for output, values in rows_of(WIDTH).items()}
+    expected, _ = objective({name: 1.0}, targets)(some, LABELS[known], rows)
+    torch.testing.assert_close(total, expected * len(known) / B)
+    total.backward()
+    for part in (answer.embedding, answer.logits):
+        if part.grad is not None:
+            assert not part.grad[labels < 0].any()
+            assert part.grad[known].any()
+
+
+def test_a_batch_without_labels_costs_nothing_and_can_be_learned_from() -> None:
+    made = objective({"cross_entropy": 1.0}, unlabelled=True)
+    logits = ANSWER.logits.clone().requires_grad_()
+    total, _ = made(StudentOutput(ANSWER.embedding, logits), torch.full((B,), -1), {})
+    total.backward()
+    assert total.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_labels_of_no_class_are_refused_beside_missing_ones() -> None:
+    made = objective({"cross_entropy": 1.0}, unlabelled=True)
+    made.check_labels(["a", "b"], torch.tensor([-1, C - 1]))
+    for wrong in (-2, C):
+        with pytest.raises(TrainingError, match=r"sample b has .*label"):
+            made.check_labels(["a", "b"], torch.tensor([-1, wrong]))

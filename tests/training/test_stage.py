@@ -291,7 +291,7 @@ def test_the_moving_average_is_what_is_judged_and_kept(config_of: ConfigOf) -> N
     run = RunDir(Path(config.train.out))
     checkpoint, kept = read_checkpoint(run.checkpoint), load_student(run)[0].state_dict()
     assert checkpoint.average is not None
-    assert all(torch.equal(kept[name], checkpoint.average[name]) for name in kept)
+    assert all(torch.equal(kept[name], checkpoint.average[f"student.{name}"]) for name in kept)
     assert not any(torch.equal(kept[name], checkpoint.student[name]) for name in kept)
 
 
