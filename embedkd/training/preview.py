@@ -114,8 +114,12 @@ def preview(config: "Config", *, resume: bool = False, progress: Progress | None
         EmbedKDError: What the run would raise before its first steps or in them.
     """
     watch = progress or Silent()
-    if Ranks.from_environment().several or config.train.online_teacher:
-        raise ConfigError("--dry-run plans a run of one process from stored targets; start it without torchrun")
+    for wanted, remedy in (
+        (Ranks.from_environment().several, "start it without torchrun"),
+        (config.train.online_teacher, "leave out --online-teacher"),
+    ):
+        if wanted:
+            raise ConfigError(f"--dry-run plans a run of one process from stored targets; {remedy}")
     RunDir(Path(config.train.out)).check(config, resume=resume)
     require_logs(config.train.logs)
     plan = Plan.of(config)

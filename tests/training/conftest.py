@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import signal
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedkd.config import Config, load_config
+from embedkd.progress import Silent
 from embedkd.records import (
     DecodePolicy,
     OutputSpec,
@@ -26,6 +30,7 @@ from embedkd.records import (
     canonical_json,
     key_hash,
 )
+from embedkd.rundir import RunDir, read_json
 from embedkd.storage import LocalStorage
 from embedkd.store import Pass, PassWriter, SlotRows, average, create_store, open_store, write_class_set
 from tests.tiny import places_in
@@ -34,6 +39,7 @@ PX = 8
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220]])
 CLASSES = ("red", "green", "blue")
 ROWS: dict[Split, int] = {"train": 22, "val": 9, "test": 9}
+EVERY_LOSS = "losses={cross_entropy=0.5, class_contrastive=0.5, sample_contrastive=0.1, mse=0.1, cosine=0.1}"
 SPEC = TeacherSpec(
     name="test:mean-colour",
     model="mean-colour",
@@ -204,3 +210,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+class Watch(Silent):
+    """Remembers lines, and sends a signal to this process after a step."""
+
+    def __init__(self, signal_at: int = 0, number: signal.Signals = signal.SIGTERM) -> None:
+        self.lines: list[str] = []
+        self.steps = 0
+        self._signal_at = signal_at
+        self._number = number
+
+    def advance(self, count: int, note: str = "") -> None:
+        self.steps += count
+        if self.steps == self._signal_at:
+            os.kill(os.getpid(), self._number)
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def traces(config: Config) -> tuple[bytes, list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Everything that a run leaves, but for times and memory."""
+    run = RunDir(Path(config.train.out))
+    metrics = [{k: v for k, v in line.items() if k != "elapsed_s"} for line in run.read_metrics()]
+    result = {k: v for k, v in (run.read_result() or {}).items() if k not in {"elapsed_s", "memory"}}
+    return run.weights.read_bytes(), metrics, read_json(run.student), result

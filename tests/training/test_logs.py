@@ -18,7 +18,7 @@ from embedkd.training import train
 from embedkd.training.logs import LOGS, open_logs, require_logs
 from embedkd.training.logs.logger import Background, Guarded, scalars
 from embedkd.training.logs.tensorboard import _varint
-from tests.training.test_stage import Watch
+from tests.training.conftest import Watch
 
 Curves = dict[str, list[tuple[int, float]]]
 

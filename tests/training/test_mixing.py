@@ -22,7 +22,7 @@ from embedkd.training.mixing import Mixing, Mixture
 from embedkd.training.objective import Objective
 from embedkd.training.targets import TermTargets
 from embedkd.training.terms import build_terms
-from tests.training.test_stage import Watch
+from tests.training.conftest import Watch
 from tests.training.test_state import Toy
 
 PX, CLASSES, DIM = 8, 3, 4
