@@ -5,9 +5,10 @@
 Each image of the embedded data set is in the test part of exactly one of the folds. Of the rest, all images can be
 learned from, but only ``--shots`` a class have a label (0: all of them). Losses that need labels see the labelled ones
 more often: every run sees the same number of images, with one student, one augmentation and one optimiser, those of
-pipelines/few-labels.toml. No image chooses an epoch: the last student is tested. For every fold the teacher runs over
-the fold's own shards; head, class means and standardisation know its training part alone. Intervals are paired
-bootstraps over images: the differences of right answers, averaged over seeds, are resampled.
+pipelines/few-labels.toml. No image chooses an epoch: the last student is tested. The re-enacted reference alone has
+its own rate and precision, and reports its best epoch on the test part, as its published code does. For every fold the
+teacher runs over the fold's own shards; head, class means and standardisation know its training part alone. Intervals
+are paired bootstraps over images: the differences of right answers, averaged over seeds, are resampled.
 
     python -m benchmarks.quality --only sample_contrastive --only online --seeds 1 --set train.epochs=7
 
@@ -119,6 +120,7 @@ class Run:
                 "train.device=cpu",
                 "train.val_fraction=0",
                 "train.allow_partial=true",
+                f"train.keep_unlabelled={str(not who.labels).lower()}",
                 "train.log_every_steps=1000",
                 *who.sets,
                 *self.sets,
@@ -231,7 +233,7 @@ def main() -> None:
     options = parser.parse_args()
     names = options.only or list(USUAL)
     with tempfile.TemporaryDirectory() as temporary:
-        home = (options.work or Path(temporary)).resolve() / f"shots-{options.shots}"
+        home = (options.work or Path(temporary)).resolve() / f"shots-{options.shots}-of-{options.folds}"
         folds = [Fold(number, home / f"fold-{number}") for number in range(options.folds)]
         for fold in folds:
             fold.home.mkdir(parents=True, exist_ok=True)

@@ -210,7 +210,7 @@ def variants(options: argparse.Namespace, stores: Mapping[str, tuple[Path, int]]
         "train.global_batch_size": options.batch_size,
         "train.epochs": 1000,  # steps are asked for, not epochs
         "train.device": options.device,
-        "train.workers": options.workers,
+        "train.workers": 0,  # a worker would read ahead while the others take their turns, unseen
         "train.out": str(out / "run"),  # nothing is written there
         "train.allow_view_mismatch": True,
         "train.allow_random_teacher": True,
@@ -322,7 +322,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="in a measure, of all but the teachers in the loop")
     parser.add_argument("--online-rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or processes that wait for their turn would spin

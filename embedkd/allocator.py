@@ -3,6 +3,7 @@
 import ctypes
 import os
 
+# Parameters of glibc's mallopt(3), from <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _LARGEST_INT = 2**31 - 1

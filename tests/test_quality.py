@@ -61,8 +61,9 @@ def test_no_batch_is_of_one_image(rows: int, left: int) -> None:
 
 def test_every_contender_sees_as_many_images(tmp_path: Path) -> None:
     for name, who in CONTENDERS.items():
-        epochs = run_of(name, tmp_path).config().train.epochs
-        seen = epochs * (350 if who.labels else 1250)
+        config = run_of(name, tmp_path).config()
+        assert config.train.keep_unlabelled is not who.labels
+        seen = config.train.epochs * (350 if who.labels else 1250)
         assert abs(seen - 24 * 1250) <= 350 / 2, name
 
 

@@ -227,7 +227,9 @@ class Config:
         facts = dict(_flatten(self.to_dict(), ""))
         kept = {key: value for key, value in facts.items() if key.split(".")[0] in _TRAINING and key not in _FREE}
         active = {_loss_of(name) for name, weight in self.losses.items() if weight}
-        return {k: v for k, v in kept.items() if not k.startswith("loss") or _loss_of(k.split(".")[1]) in active}
+        facts = {k: v for k, v in kept.items() if not k.startswith("loss") or _loss_of(k.split(".")[1]) in active}
+        # The optimiser knows parameters by their place: in another order it would go on with others' moments.
+        return facts | {"order of losses": ", ".join(name for name, weight in self.losses.items() if weight)}
 
 
 _TRAINING = {"student", "train", "optimiser", "augment", "losses", "loss_options"}

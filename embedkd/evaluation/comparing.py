@@ -10,6 +10,7 @@ from embedkd.evaluation.meeting import TEXT
 from embedkd.evaluation.neighbours import neighbour_overlap
 from embedkd.evaluation.zero_shot import zero_shot_accuracy
 from embedkd.records import LOGITS
+from embedkd.store.heads import is_head_on
 from embedkd.training.targets import default_output
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _rows_of(teacher: "RunTeacher", found: "Collected", sources: "Sources") -> "
         if source.view.spec.fingerprint == spec.fingerprint:
             rows[output] = found.targets[name]
     for name, (source, output) in sources.items():
-        if source.view.spec.derived_from == f"{spec.name} {spec.fingerprint}":
+        if is_head_on(source.view.spec, spec):
             rows.setdefault(output, found.targets[name])
     return rows
 

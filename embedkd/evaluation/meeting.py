@@ -8,6 +8,7 @@ import torch
 from embedkd.errors import TrainingError
 from embedkd.records import LOGITS
 from embedkd.store import set_names
+from embedkd.store.heads import is_derived, is_head_on
 from embedkd.training.data import open_data, rows_of_split
 from embedkd.training.objective import Objective
 from embedkd.training.saved import load_projections
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from embedkd.config import Config
     from embedkd.evaluation.looking import Look
     from embedkd.join import Samples
-    from embedkd.records import Split
+    from embedkd.records import Split, TeacherSpec
     from embedkd.rundir import RunDir
     from embedkd.store import TeacherView
     from embedkd.training.data import TrainingData
@@ -69,7 +70,9 @@ class Meeting:
         if self.output != _IMAGE or text is None or len(set_names(view, TEXT)) != 1 or self.loss.scale is not None:
             return None
         found = torch.tensor(view.class_set(None, TEXT).mean)
-        return self._projected(found if self.loss.centre is None else found - found.mean(dim=0), "target")
+        if self.loss.centre is not None:
+            found -= found[found.isfinite().all(dim=1)].mean(dim=0)  # a class may have no text
+        return self._projected(found, "target")
 
     @torch.no_grad()
     def _projected(self, rows: torch.Tensor, side: str) -> "NDArray[np.float32]":
@@ -141,7 +144,7 @@ class Meetings:
         logits = view.spec.output(LOGITS)
         fits = logits is not None and logits.dim == self.num_classes
         wanted = (
-            [LOGITS] if view.spec.derived_from and fits else [*met, default_output(view), *([LOGITS] if fits else [])]
+            [LOGITS] if is_derived(view.spec) and fits else [*met, default_output(view), *([LOGITS] if fits else [])]
         )
         return [name for name in dict.fromkeys(wanted) if name is not None and name in view.outputs]
 
@@ -149,19 +152,23 @@ class Meetings:
         """The config with a head of each teacher that has no logits of the classes of its own, as one more teacher."""
         entries = list(self.config.train.targets)
         for teacher, entry in zip(self.teachers, self.config.train.targets, strict=True):
-            if LOGITS not in self._outputs(teacher.view):
+            if LOGITS not in self._outputs(teacher.view) and not self._has_head(teacher.view):
                 entries += [f"{entry.partition('#')[0]}#{name}" for name in self._heads(teacher.view)[:1]]
         return replace(self.config, train=replace(self.config.train, targets=tuple(entries)))
 
+    def _has_head(self, view: "TeacherView") -> bool:
+        """Whether the run itself learned from a head on this teacher's rows."""
+        return any(self._is_head(teacher.view.spec, view.spec) for teacher in self.teachers)
+
     def _heads(self, view: "TeacherView") -> list[str]:
-        """Teachers of the same store that are heads on this one's rows, with logits of as many classes."""
-        made_of = f"{view.spec.name} {view.spec.fingerprint}"
-        specs = view.store.teachers.items()
-        return [
-            name
-            for name, spec in specs
-            if spec.derived_from == made_of and (out := spec.output(LOGITS)) is not None and out.dim == self.num_classes
-        ]
+        """Teachers of the same store that are heads on this one's rows of whole images."""
+        return [name for name, spec in view.store.teachers.items() if self._is_head(spec, view.spec)]
+
+    def _is_head(self, spec: "TeacherSpec", base: "TeacherSpec") -> bool:
+        """Whether a teacher is a head on another one's rows, with logits of as many classes as the student's."""
+        logits = spec.output(LOGITS)
+        fits = is_head_on(spec, base) and spec.view is None
+        return fits and logits is not None and logits.dim == self.num_classes
 
 
 def _meetings(data: "TrainingData", objective: Objective) -> list[Meeting]:

@@ -1,5 +1,6 @@
 """Which samples a student is evaluated on: those it was trained beside, or any other shards of its classes."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from embedkd.errors import JoinError, SourceError, StorageError, StoreError, TrainingError
@@ -7,6 +8,7 @@ from embedkd.join import Samples, shard_samples
 from embedkd.records import SPLITS, Split
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.training.data import open_data
+from embedkd.training.terms import build_terms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,13 +19,15 @@ Splits = dict[Split, Samples]
 
 
 def own_splits(config: "Config") -> Splits:
-    """The splits of what a run was trained on that have samples; none of them is joined with targets.
+    """The splits of what a run was trained on that have samples.
 
     Raises:
         TrainingError: Its store or its shards cannot be opened any more.
     """
     try:
-        data = open_data(config, ())
+        # With its losses, so that the same samples take part; in whole images, whatever the student learned from.
+        whole = replace(config, train=replace(config.train, views=0))
+        data = open_data(whole, build_terms(config.losses, config.loss_options))
     except (StoreError, SourceError, StorageError) as error:
         raise TrainingError(f"{error}\nthe run was trained on it; name the shards to evaluate with --data") from error
     found = {"train": data.train, "val": data.val, "test": data.test}

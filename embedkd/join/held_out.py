@@ -41,7 +41,7 @@ def held_out(
 
     Args:
         keys: u64 [n].
-        labels: int [n]; samples without one (-1) are a class of their own here.
+        labels: int [n]; samples without one (-1) are never held out: they could judge nothing.
         share: Of every class, above 0 and below 1.
         seed: Another one holds out others.
 
@@ -49,7 +49,7 @@ def held_out(
         bool [n].
     """
     chosen = np.zeros(len(keys), np.bool_)
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels >= 0]):
         members = np.flatnonzero(labels == label)
         different = np.unique(keys[members])
         different = different[np.argsort(ranks(different, seed, _STREAM), kind="stable")]
@@ -61,7 +61,8 @@ def held_out(
 def split_held_out(samples: Samples, *, share: float, seed: int) -> "tuple[ChosenSamples, ChosenSamples]":
     """Divide the samples of a training split; reads all keys and labels once.
 
-    Which are held out is decided among all samples of its slots, so it is the same whatever is joined to them.
+    Which are held out is decided among all usable samples of its slots: where none is missing, it is the same whatever
+    is joined to them.
 
     Returns:
         What stays for training, and what is held out.

@@ -152,8 +152,8 @@ def _measures(runs: "Sequence[Run]") -> list[Markup]:
     parts = []
     if table is not None:
         caption = (
-            "Everything measured on the test split; intervals of 95\N{NO-BREAK SPACE}%, Wilson's of shares and basic "
-            "bootstrap of the rest. docs/evaluation.md defines each."
+            "Everything measured on the test split; intervals of 95\N{NO-BREAK SPACE}%, Wilson's where images are "
+            "counted and basic bootstrap of the rest. docs/evaluation.md defines each."
         )
         parts.append(tag("figure", table, tag("figcaption", tag("b", "Table 2. "), caption)))
     if shown:

@@ -134,6 +134,11 @@ def is_derived(spec: "TeacherSpec") -> bool:
     return spec.model.startswith(tuple(f"{kind} head on " for kind in KINDS))
 
 
+def is_head_on(spec: "TeacherSpec", base: "TeacherSpec") -> bool:
+    """Whether a head made this teacher out of that one's rows."""
+    return is_derived(spec) and spec.derived_from == f"{base.name} {base.fingerprint}"
+
+
 def head_names(view: "TeacherView") -> list[str]:
     """Names of a teacher's finished heads, sorted: their last write is there."""
     storage = view.store.storage

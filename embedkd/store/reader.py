@@ -20,7 +20,7 @@ from embedkd.store.lookup import Lookup, hashes_of, look_up, take
 from embedkd.store.manifest import FOLDER, Manifest, Slot, generations, read_manifest, resolve_root
 from embedkd.store.root import policy_facts, policy_of, read_root
 from embedkd.store.schema import is_teacher_id, teacher_folder
-from embedkd.store.siblings import views_among, without_views
+from embedkd.store.siblings import views_among, without_heads, without_views
 from embedkd.store.structure import read_spec
 from embedkd.store.view import SlotRead, TeacherView
 
@@ -148,8 +148,8 @@ class EmbeddingStore:
         """One teacher's part of the store.
 
         Args:
-            name: Its id, its name ("packaged:efficientnet-lite0") or a prefix of either; None for the only one. Where a
-                teacher and stored views of it are called so, it is the teacher.
+            name: Its id, its name ("packaged:efficientnet-lite0") or a prefix of either; None for the only one that is
+                no head on another's rows. Where a teacher and stored views of it are called so, it is the teacher.
 
         Raises:
             HoleError: The store has no teacher yet.
@@ -168,6 +168,8 @@ class EmbeddingStore:
         if not specs:
             raise UnknownNameError(f"teacher of {self.storage.url}", str(name), ids)
         found = tuple(without_views(specs))
+        if name is None:
+            found = tuple(without_heads({key: specs[key] for key in found}))
         if len(found) > 1:
             called, listed = f" called '{name}...'" if name else "", ", ".join(found)
             raise ConfigError(

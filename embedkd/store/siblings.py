@@ -1,8 +1,10 @@
-"""Which teachers of a store are stored views of which: the same model and settings, each image seen in a fixed crop."""
+"""Which teachers of a store were made of which: stored views of one, and heads on its rows."""
 
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from embedkd.store.heads import is_head_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +57,13 @@ def without_views(teachers: "Mapping[str, TeacherSpec]") -> "dict[str, TeacherSp
     """The teachers that are no view of another one among them."""
     plain = {spec.fingerprint for spec in teachers.values() if spec.view is None}
     return {name: spec for name, spec in teachers.items() if spec.view is None or spec.plain.fingerprint not in plain}
+
+
+def without_heads(teachers: "Mapping[str, TeacherSpec]") -> "dict[str, TeacherSpec]":
+    """The teachers that are no head on another one's rows among them."""
+    return {
+        name: spec for name, spec in teachers.items() if not any(is_head_on(spec, base) for base in teachers.values())
+    }
 
 
 def view_groups(teachers: "Mapping[str, TeacherSpec]", teacher_id: str) -> tuple[ViewGroup, ...]:

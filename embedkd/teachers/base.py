@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from embedkd.records import TeacherSpec, ViewSpec
 
-# Parameters of glibc's mallopt(3), from <malloc.h>.
-
 
 @dataclass(frozen=True)
 class ResolvedName:

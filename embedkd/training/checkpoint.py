@@ -33,7 +33,7 @@ class Checkpoint:
         data: What it learns from, as `embedkd.training.data` identifies it.
         metrics_bytes: Length of metrics.jsonl at that moment.
         student: The student's state.
-        objective: The losses' state: projections and class means.
+        objective: What the losses learned: projections and scales.
         optimiser: The optimiser's state.
         average: State of the student's moving average; None without one.
     """

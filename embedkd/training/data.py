@@ -121,9 +121,9 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     splits = stored_splits(config, teachers, sources, labels_needed=labelled and not settings.keep_unlabelled)
     check_coverage([splits.train, splits.val, splits.test])
     targets = fit_targets(targets, terms, splits.train)
-    if splits.notes and any(one.classes is not None for one in targets.values()):
+    if splits.notes and (any(one.classes is not None for one in targets.values()) or any(map(_has_learned, used))):
         splits.notes.append(
-            "the class sets of the store are as they were made: means may include samples that are held out now"
+            "class sets and heads are as the store has them: they may have been made of samples that are held out now"
         )
     names = next((t.view.store.class_names for t in teachers if t.view.store.class_names is not None), None)
     lead = teachers[0].view
@@ -140,6 +140,11 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
         teachers=teachers,
         notes=tuple(splits.notes),
     )
+
+
+def _has_learned(teacher: RunTeacher) -> bool:
+    """Whether it was made for the data: a head, or a teacher that was tuned."""
+    return teacher.view.spec.derived_from is not None
 
 
 def _used(

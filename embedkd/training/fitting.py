@@ -51,7 +51,7 @@ def fit_targets(
             fitted[name] = moments[wanted[name]].standardised(targets[name])
         if one.fitted:
             temperature = _fit_temperature(train, next(iter(targets[name].shares)), targets[name].dim)
-            fitted[name] = replace(targets[name], options={**targets[name].options, "temperature": temperature})
+            fitted[name] = replace(fitted[name], options={**targets[name].options, "temperature": temperature})
     return fitted
 
 

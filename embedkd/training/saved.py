@@ -48,10 +48,10 @@ class StudentCard:
         mean: Per channel, on pixels in [0, 1], that its input was normalised by.
         std: Likewise.
         class_names: In the order of its logits, where the data named them.
-        parameters: How many it has; this and what follows is filled in when it is saved.
+        parameters: How many it has.
         epoch: The epoch, counted from 1, after which these weights were the best.
         val_top1: Their share of right answers on the validation split; None where there was none.
-        weights_blake2b: Of the file that holds the weights.
+        weights_blake2b: Of the file that holds the weights; this and the two above are filled in when it is saved.
         multiply_adds: Of its matrix products and convolutions for one image.
         begun_from: Where its first weights came from; None where they were drawn.
     """

@@ -46,6 +46,7 @@ class Splits:
         if self.val.rows or not share or not labelled:
             return self
         train, val = split_held_out(self.train, share=share, seed=config.train.seed)
+        val = replace(val, views=())  # a student is judged by whole images
         note = (
             f"there is no validation split: {val.rows} of {self.train.rows} training samples are held out to choose "
             "the best student (train.val_fraction)"

@@ -37,7 +37,7 @@ class TrainResult:
         student: Name of the student.
         parameters: How many it has.
         losses: Active losses and their weights.
-        teacher: The teacher whose targets were used; None without one.
+        teacher: The teachers whose targets were used, with commas between; None without any.
         view_mismatch: Losses that compared a moved view with what the teacher said of the plain one.
         left_out: Training samples that could not be used, by reason.
         epochs: Epochs trained.
@@ -221,7 +221,8 @@ def _read_checkpoint(run: RunDir, plan: Plan) -> Checkpoint | None:
 
 
 def _result(plan: Plan, run: RunDir, position: "Position") -> TrainResult:
-    student, card = load_student(run)
+    # Rank 0 reads what it wrote itself, and the others need no folder that all machines see.
+    student, card = plan.ranks.told(load_student(run) if plan.ranks.first else None) or load_student(run)
     test = plan.held_out_batches(card, plan.data.test)
     found = None if test is None else accuracy(student.to(plan.device), test, plan.device, ranks=plan.ranks)
     memory = position.memory

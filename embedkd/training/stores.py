@@ -92,10 +92,13 @@ def _stored_views(view: TeacherView, entry: str, count: int | None) -> tuple[Tea
     """So many stored views of a teacher, in their order.
 
     Raises:
-        ConfigError: There are fewer.
+        ConfigError: There are fewer, or the teacher is a view itself.
     """
     if view.spec.view is not None:
-        return (view,)  # a view that was named itself
+        raise ConfigError(
+            f"{entry} names a stored view of {view.spec.name}; name that teacher, and say how many of its views by "
+            "train.views"
+        )
     if count == 0:
         return ()
     ids = view.store.views_of(view.teacher_id)

@@ -23,7 +23,6 @@ from embedkd.progress import Silent
 from embedkd.rundir import RunDir, read_json
 from embedkd.training import train
 from tests.evaluation.conftest import ROWS, TEXTS, config_of, says, write_store
-from tests.tiny import SPEC
 
 RunOf = Callable[[str], Path]
 NOTHING = Measures(knn=False, calibration=False, per_class=False)
@@ -145,7 +144,7 @@ def test_a_head_beside_the_teacher_answers_for_it(run_of: RunOf, home: Path, tmp
     make_head(HeadConfig(store=str(tmp_path / "store.zarr"), folds=2, device="cpu"), AverageConfig())
     run = run_of("stored")
     config = read_json(run / "config.json")
-    config["train"]["targets"] = [f"{tmp_path / 'store.zarr'}#{SPEC.teacher_id}"]
+    config["train"]["targets"] = [str(tmp_path / "store.zarr")]  # which now has two teachers, one of them a head
     (run / "config.json").write_text(json.dumps(config))
     found = values_of(run, Measures(knn=False, calibration=False, per_class=False, agreement=True))
     assert {"agreement", "teacher_top1", "cosine"} <= set(found)

@@ -49,7 +49,7 @@ def test_a_run_chooses_its_student_by_what_it_has_not_learnt_from(config_of: Con
     assert result.val_top1 is not None
     said = "\n".join(lines.said)
     assert "note: there is no validation split: 4 of 22 training samples are held out" in said
-    assert "note: the class sets of the store are as they were made" in said
+    assert "note: class sets and heads are as the store has them" in said
     found = evaluate_run(Path(config.train.out), split="val")
     assert found["rows"] == 4
     assert found["metrics"]["top1"]["value"] == pytest.approx(result.val_top1)

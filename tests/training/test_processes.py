@@ -149,6 +149,14 @@ def test_statistics_of_batch_norms_are_the_same_on_all_ranks(
     assert first == second
 
 
+def test_all_ranks_test_the_student_that_the_first_kept(
+    data: Path, tmp_path: Path, zygote: Zygote, errors: Path
+) -> None:
+    arguments = flags(sets_of(data, tmp_path / "run", "train.epochs=1"))
+    assert zygote.run("trains", arguments, {"slow_best_s": 1}, ranks=2, errors=errors) == [0, 0], errors.read_text()
+    assert read_json(RunDir(tmp_path / "run").result)["test_rows"] == 9
+
+
 def test_a_rank_that_fails_ends_all_with_one_message(data: Path, tmp_path: Path, zygote: Zygote, errors: Path) -> None:
     arguments = flags(sets_of(data, tmp_path / "run"))
     for rank in (1, 0):

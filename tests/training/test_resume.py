@@ -126,6 +126,14 @@ def test_another_config_does_not_go_on(config_of: ConfigOf) -> None:
         train(config_of("train.epochs=2"), resume=True)
 
 
+def test_losses_in_another_order_do_not_go_on(config_of: ConfigOf) -> None:
+    for names, resume in ((("mse", "cosine"), False), (("cosine", "mse"), True)):
+        losses = ", ".join(f"{name}=1" for name in names)
+        config = config_of(f"losses={{{losses}}}", "train.allow_view_mismatch=true")
+        with pytest.raises(CheckpointError if resume else Interrupted, match=r"order of losses was mse, cosine|stopped"):
+            train(config, resume=resume, progress=Watch(2))
+
+
 def test_a_moving_average_goes_on_as_if_it_was_not_stopped(config_of: ConfigOf) -> None:
     whole, stopped = (config_of("train.ema_decay=0.8", "train.epochs=2", out=out) for out in ("whole", "stopped"))
     train(whole)

@@ -107,3 +107,20 @@ def test_moments_are_those_of_the_first_view(config_of: ConfigOf, viewed: Path) 
     assert centre is not None
     assert 10 < float(centre[0]) < 11
     assert open_store(viewed).teacher().spec.view is None
+
+
+def test_held_out_samples_are_judged_by_whole_images(
+    config_of: ConfigOf, tmp_path: Path, make_data: Callable[..., tuple[Shard, ...]], make_store: Callable[..., Path]
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data", ("train", "test")))
+    add_teacher(store, replace(SPEC, view=VIEWS[0]), shift=1.0, outputs=("pooled",))
+    plan = plan_of(config_of(f"train.targets={store}", "losses={mse=1}", "train.val_fraction=0.3", *STILL))
+    assert plan.data.train.views == VIEWS[:1]
+    assert plan.data.val is not None
+    assert plan.data.val.views == ()
+
+
+def test_a_view_is_no_teacher_to_be_named(config_of: ConfigOf, viewed: Path) -> None:
+    name = replace(SPEC, view=VIEWS[1]).teacher_id
+    with pytest.raises(ConfigError, match="names a stored view of test:mean-colour; name that teacher"):
+        plan_of(config_of(f"train.targets={viewed}#{name}", "losses={mse=1}", *STILL))

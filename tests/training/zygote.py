@@ -25,6 +25,7 @@ from embedkd.errors import JoinError
 from embedkd.join import JoinedShards
 from embedkd.training.distributed import Ranks, joined
 from embedkd.training.plan import Plan
+from embedkd.training.recorder import Recorder
 from embedkd.training.state import Learner
 
 
@@ -77,7 +78,7 @@ def _config(sets: list[str]) -> Config:
 
 
 def _befall(faults: dict[str, Any]) -> None:
-    update, batch = Learner.update, JoinedShards.batch
+    update, batch, best = Learner.update, JoinedShards.batch, Recorder.best
 
     def updated(self: Learner) -> None:
         update(self)
@@ -89,6 +90,11 @@ def _befall(faults: dict[str, Any]) -> None:
             raise JoinError("these do not belong together")
         return batch(self, epoch, step)
 
+    def kept(self: Recorder, learner: Learner) -> None:
+        time.sleep(faults.get("slow_best_s", 0))
+        best(self, learner)
+
+    Recorder.best = kept  # type: ignore[method-assign]
     Learner.update = updated  # type: ignore[method-assign]
     JoinedShards.batch = read  # type: ignore[method-assign]
 
