@@ -78,11 +78,12 @@ def test_finetune_gives_a_teacher_for_precompute(embedkd: Command, shards: Path,
 
 def test_train_learns_from_the_logits(embedkd: Command, copy: Path, shards: Path, tmp_path: Path) -> None:
     result = json.loads(embedkd("head", copy, "--l2", "0.1", "--folds", 2, "--device", "cpu", "--json")[1])
-    run = ("train", "--targets", copy, "--data", shards, "--out", tmp_path / "run", "--epochs", 1, "--batch-size", 8)
+    run = ("train", "--targets", copy, "--data", shards, "--epochs", 1, "--batch-size", 8, "--out")
     losses = ("--loss", "cross_entropy=0.5", "--loss", "mse=0.5", "--allow-view-mismatch")
-    several, _, err = embedkd(*run, *losses)
-    assert several == 1
-    assert result["derived_id"] in err
-    code, out, err = embedkd(*run, *losses, "--teacher", result["derived_id"], "--json")
+    code, out, err = embedkd(*run, tmp_path / "of-head", *losses, "--teacher", result["derived_id"], "--json")
     assert code == 0, err
     assert json.loads(out)["teacher"] == result["derived"]
+    code, out, err = embedkd(*run, tmp_path / "of-base", *losses, "--json")
+    assert code == 0, err
+    assert result["derived"].startswith(json.loads(out)["teacher"]), "a head does not get into its teacher's way"
+    assert result["derived"] != json.loads(out)["teacher"]
