@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = encoded(options.images)
     images = [decode_image(image) for image in data]
-    views = {name: Augment.of(settings, image_px=options.px) for name, settings in SETTINGS.items()}
+    views = {name: Augment(settings, image_px=options.px) for name, settings in SETTINGS.items()}
 
     def seconds(view: Augment) -> float:
         began = time.process_time()

@@ -70,13 +70,7 @@ def main() -> None:
     plain = replace(joined, store=None, teacher_id=None, targets=())
     bare = Known.of(joined)
 
-    augment = AugmentConfig()
-    transform = Augment(
-        image_px=32,
-        crop_padding_px=augment.crop_padding_px,
-        min_crop_area=augment.min_crop_area,
-        flip=augment.flip,
-    )
+    transform = Augment(AugmentConfig(), image_px=32)
 
     def seconds_per_sample(samples: Samples) -> float:
         dataset = JoinedShards(samples, transform, global_batch_size=64, epochs=options.epochs)

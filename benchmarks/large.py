@@ -160,6 +160,7 @@ def _opened(folder: Path) -> dict[str, float]:
 
 def _first_batch(folder: Path) -> dict[str, float]:
     """What training does before its first step, in this process; importing torch is not counted."""
+    from embedkd.config import AugmentConfig
     from embedkd.join import JoinedShards, stored_samples
     from embedkd.training.augment import Augment
 
@@ -167,7 +168,7 @@ def _first_batch(folder: Path) -> dict[str, float]:
     view = open_store(folder / "store.zarr").teacher()
     samples = stored_samples(view, "train", ("cls",), labels_needed=False)
     opened, watch = watch.figures("samples, "), Watch()
-    transform = Augment(image_px=32, crop_padding_px=4, min_crop_area=0.5, flip=False)
+    transform = Augment(AugmentConfig(crop_padding_px=4, min_crop_area=0.5, flip=0.0), image_px=32)
     batch = next(iter(JoinedShards(samples, transform, global_batch_size=BATCH)))
     assert batch.targets["cls"].shape == (BATCH, DIM)
     return {**opened, **watch.figures("batch, ")}

@@ -6,7 +6,7 @@ worker seconds.
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -17,7 +17,6 @@ from embedkd.students.spec import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Self
 
     from PIL import Image
     from torch import Tensor
@@ -28,29 +27,6 @@ _BICUBIC: Final = transforms.InterpolationMode.BICUBIC
 _RATIOS: Final = (3 / 4, 4 / 3)
 _ERASED_AREA: Final = (0.02, 1 / 3)
 _MOVING: Final = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What else happens to a view once it is cut; see `embedkd.config.AugmentConfig`.
-
-    Attributes:
-        rand_augment: Operations of RandAugment.
-        rand_magnitude: Their strength, from 0 to 30.
-        rand_moves: Whether shears, shifts and rotations are among them.
-        colour_jitter: Greatest change of brightness, contrast and saturation, as a share.
-        hue_jitter: Greatest change of hue, as a share of the colour circle.
-        grey: Probability that the colours are lost.
-        erase: Probability that a rectangle becomes the mean colour.
-    """
-
-    rand_augment: int = 0
-    rand_magnitude: int = 9
-    rand_moves: bool = True
-    colour_jitter: float = 0.0
-    hue_jitter: float = 0.0
-    grey: float = 0.0
-    erase: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,59 +48,31 @@ class Augment:
     """Random view of a training image; picklable, for loader workers.
 
     Args:
+        settings: What is drawn; images are not mixed here.
         image_px: Height and width of the result.
-        crop_padding_px: Pixels that repeat the border of the resized image, before a crop is cut at random; 0 cuts the
-            centre.
-        min_crop_area: Least share of the area in a random resized crop; 1 resizes the whole image, shorter side first.
-        flip: Probability of mirroring left and right.
         squash: Whether the whole image becomes the square, as the teacher of a stored view saw it: nothing is cut off.
-        changes: What else happens to the view.
+            Else its shorter side does, and the centre is cut.
         mean: Per channel, on pixels in [0, 1].
         std: Per channel, on pixels in [0, 1].
     """
 
     def __init__(
         self,
-        *,
-        image_px: int,
-        crop_padding_px: int,
-        min_crop_area: float,
-        flip: float,
-        squash: bool = False,
-        changes: Changes = Changes(),
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-    ) -> None:
-        self._image_px = image_px
-        self._padding_px = crop_padding_px
-        self._min_area = min_crop_area
-        self._flip = flip
-        self._squash = squash
-        self._colours = transforms.Compose(_on_images(changes, mean))
-        after = [transforms.RandomErasing(changes.erase, scale=_ERASED_AREA)] if changes.erase else []
-        self._to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std), *after])
-
-    @classmethod
-    def of(
-        cls,
         settings: "AugmentConfig",
         *,
         image_px: int,
         squash: bool = False,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
-    ) -> "Self":
-        """As ``[augment]`` of a config says; the other arguments are those of the class."""
-        return cls(
-            image_px=image_px,
-            crop_padding_px=settings.crop_padding_px,
-            min_crop_area=settings.min_crop_area,
-            flip=settings.flip,
-            squash=squash,
-            changes=Changes(**{field.name: getattr(settings, field.name) for field in fields(Changes)}),
-            mean=mean,
-            std=std,
-        )
+    ) -> None:
+        self._image_px = image_px
+        self._padding_px = settings.crop_padding_px
+        self._min_area = settings.min_crop_area
+        self._flip = settings.flip
+        self._squash = squash
+        self._colours = transforms.Compose(_on_images(settings, mean))
+        after = [transforms.RandomErasing(settings.erase, scale=_ERASED_AREA)] if settings.erase else []
+        self._to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std), *after])
 
     def __call__(self, image: "Image.Image", seed: int) -> "Tensor":
         """The view of that seed: float32 [3, image_px, image_px].
@@ -253,15 +201,15 @@ class _Operations(transforms.RandAugment):  # type: ignore[misc]
         return {name: entry for name, entry in space.items() if self._moves or name not in _MOVING}
 
 
-def _on_images(changes: Changes, mean: tuple[float, float, float]) -> list[object]:
+def _on_images(settings: "AugmentConfig", mean: tuple[float, float, float]) -> list[object]:
     steps: list[object] = []
-    if changes.rand_augment:
+    if settings.rand_augment:
         fill = [float(round(255 * channel)) for channel in mean]
-        steps.append(_Operations(changes.rand_augment, changes.rand_magnitude, moves=changes.rand_moves, fill=fill))
-    if changes.colour_jitter or changes.hue_jitter:
-        steps.append(transforms.ColorJitter(*[changes.colour_jitter] * 3, changes.hue_jitter))
-    if changes.grey:
-        steps.append(transforms.RandomGrayscale(changes.grey))
+        steps.append(_Operations(settings.rand_augment, settings.rand_magnitude, moves=settings.rand_moves, fill=fill))
+    if settings.colour_jitter or settings.hue_jitter:
+        steps.append(transforms.ColorJitter(*[settings.colour_jitter] * 3, settings.hue_jitter))
+    if settings.grey:
+        steps.append(transforms.RandomGrayscale(settings.grey))
     return steps
 
 

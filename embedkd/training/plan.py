@@ -179,7 +179,7 @@ class Plan:
         ``division.by_step`` gives them by step.
         """
         squash = bool(self.data.train.views)  # as the teacher saw them: the whole of a crop, whatever its shape
-        view = Augment.of(self.config.augment, image_px=card.image_px, mean=card.mean, std=card.std, squash=squash)
+        view = Augment(self.config.augment, image_px=card.image_px, mean=card.mean, std=card.std, squash=squash)
         epoch, within = self.budget.start(step)
         return self._loader(
             self.data.train,

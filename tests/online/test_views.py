@@ -3,12 +3,14 @@
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from embedkd.config import AugmentConfig
 from embedkd.join import JoinedShards, stored_samples
 from embedkd.online.views import TeachersView
 from embedkd.records import DecodePolicy, Preprocess
@@ -16,13 +18,13 @@ from embedkd.sources.images import decode_image
 from embedkd.store import TeacherView
 from embedkd.students.spec import IMAGENET_MEAN, IMAGENET_STD
 from embedkd.teachers.squash import Squash
-from embedkd.training.augment import Augment, Changes
+from embedkd.training.augment import Augment
 from embedkd.training.lesson import without_padding
 from tests.tiny import augmented, to_pixels
 
 PX = 12
 FACTS = Preprocess(PX, (PX, PX), "bicubic", IMAGENET_MEAN, IMAGENET_STD)
-COLOURS = Changes(rand_augment=2, rand_moves=False, colour_jitter=0.4, grey=0.5, erase=1.0)
+COLOURS: dict[str, Any] = {"rand_augment": 2, "rand_moves": False, "colour_jitter": 0.4, "grey": 0.5, "erase": 1.0}
 
 
 def photo(width: int, height: int) -> Image.Image:
@@ -33,8 +35,8 @@ def refuse(image: Image.Image) -> torch.Tensor:
     raise AssertionError(f"a part of an image of {image.size} px was prepared as a whole one")
 
 
-def student(**options: object) -> Augment:
-    return Augment(**({"image_px": PX, "crop_padding_px": 0, "min_crop_area": 1.0, "flip": 0.0} | options))  # type: ignore[arg-type]
+def student(**settings: Any) -> Augment:
+    return Augment(AugmentConfig(**{"flip": 0.0, **settings}), image_px=PX)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_at_the_students_resolution_both_see_the_same_pixels(options: dict[str, 
 def test_colours_and_erasing_are_the_students_alone() -> None:
     image, options = photo(40, 29), {"min_crop_area": 0.3, "flip": 0.5}
     clean = student(**options)
-    beside = TeachersView(student(**options, changes=COLOURS), refuse, Squash(FACTS))
+    beside = TeachersView(student(**options, **COLOURS), refuse, Squash(FACTS))
     assert all(torch.equal(beside(image, seed), clean(image, seed)) for seed in range(10))
 
 

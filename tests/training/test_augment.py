@@ -13,7 +13,7 @@ from torchvision.transforms import functional as F
 from embedkd.config import AUGMENTATIONS, AugmentConfig, load_config
 from embedkd.errors import ConfigError, UnknownNameError
 from embedkd.students import IMAGENET_MEAN, IMAGENET_STD
-from embedkd.training.augment import Augment, Changes, FixedView
+from embedkd.training.augment import Augment, FixedView
 
 PX = 16
 
@@ -23,12 +23,13 @@ def picture(width: int = 24, height: int = 24) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def augment(crop_padding_px: int = 0, min_crop_area: float = 1.0, flip: float = 0.0, **more: Any) -> Augment:
-    return Augment(image_px=PX, crop_padding_px=crop_padding_px, min_crop_area=min_crop_area, flip=flip, **more)
+def augment(crop_padding_px: int = 0, *, squash: bool = False, **settings: Any) -> Augment:
+    made = AugmentConfig(crop_padding_px=crop_padding_px, **{"flip": 0.0, **settings})
+    return Augment(made, image_px=PX, squash=squash)
 
 
-CHANGES = Changes(rand_augment=2, colour_jitter=0.4, hue_jitter=0.1, grey=0.2, erase=0.5)
-EVERYTHING = augment(crop_padding_px=2, min_crop_area=0.5, flip=0.5, changes=CHANGES)
+CHANGES: dict[str, Any] = {"rand_augment": 2, "colour_jitter": 0.4, "hue_jitter": 0.1, "grey": 0.2, "erase": 0.5}
+EVERYTHING = augment(crop_padding_px=2, min_crop_area=0.5, flip=0.5, **CHANGES)
 
 
 @pytest.mark.parametrize("size", [(24, 24), (40, 17), (7, 30), (16, 16), (1, 1)])
@@ -133,30 +134,37 @@ def two_colours() -> Image.Image:
 
 
 SEEDS = range(80)
-STILL = Changes(rand_augment=3, rand_magnitude=15, rand_moves=False, colour_jitter=0.5, hue_jitter=0.2, grey=0.1)
+STILL: dict[str, Any] = {
+    "rand_augment": 3,
+    "rand_magnitude": 15,
+    "rand_moves": False,
+    "colour_jitter": 0.5,
+    "hue_jitter": 0.2,
+    "grey": 0.1,
+}
 
 
 def test_colours_change_without_moving_a_pixel() -> None:
-    image, view = two_colours(), augment(changes=STILL)
+    image, view = two_colours(), augment(**STILL)
     views = [view(image, seed) for seed in SEEDS]
     assert all(map(halves, views))
     assert len({found.numpy().tobytes() for found in views}) > 0.9 * len(views)
 
 
 def test_operations_that_move_pixels_fill_with_the_mean_colour() -> None:
-    image, view = two_colours(), augment(changes=Changes(rand_augment=1, rand_magnitude=20))
+    image, view = two_colours(), augment(rand_augment=1, rand_magnitude=20)
     views = [view(image, seed) for seed in SEEDS]
     moved = [found for found in views if not halves(found, border=0)]
     assert len(moved) > len(views) / 4, "5 of 14 operations move pixels, sharpness blurs the middle"
     filled = [found for found in moved if bool((found.abs().amax(0) < 0.02).any())]
     assert len(filled) > len(moved) / 2
-    still = augment(changes=Changes(rand_augment=1, rand_magnitude=20, rand_moves=False))
+    still = augment(rand_augment=1, rand_magnitude=20, rand_moves=False)
     assert not any(bool((still(image, seed).abs().amax(0) < 0.02).any()) for seed in SEEDS)
 
 
 def test_a_rectangle_becomes_the_mean_colour() -> None:
     image = Image.new("RGB", (PX, PX), "white")
-    plain, view = FixedView(image_px=PX)(image), augment(changes=Changes(erase=0.5))
+    plain, view = FixedView(image_px=PX)(image), augment(erase=0.5)
     erased = [hole for seed in SEEDS if bool((hole := view(image, seed) != plain).any())]
     assert 25 < len(erased) < 55
     for hole in erased:
@@ -168,7 +176,7 @@ def test_a_rectangle_becomes_the_mean_colour() -> None:
 
 
 def test_grey_images_have_no_colours() -> None:
-    view = augment(changes=Changes(grey=1.0), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    view = Augment(AugmentConfig(flip=0.0, grey=1.0), image_px=PX, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     red, green, blue = view(picture(), 0)
     assert torch.equal(red, green)
     assert torch.equal(green, blue)
@@ -176,7 +184,7 @@ def test_grey_images_have_no_colours() -> None:
 
 @pytest.mark.parametrize("size", [(24, 24), (40, 17), (17, 40)])
 def test_the_part_of_a_crop_is_what_the_view_shows(size: tuple[int, int]) -> None:
-    image, view = picture(*size), augment(min_crop_area=0.3, flip=0.5, changes=CHANGES)
+    image, view = picture(*size), augment(min_crop_area=0.3, flip=0.5, **CHANGES)
     still = augment(min_crop_area=0.3, flip=0.5)
     for seed in range(20):
         part, moved = view.part(image, seed)
@@ -213,13 +221,13 @@ def test_presets_are_named_settings(preset: str, moves: bool) -> None:
     made = load_config(values={"augment.preset": preset}).augment
     assert made == replace(AugmentConfig(), **AUGMENTATIONS[preset])  # type: ignore[arg-type]
     assert made.moves_pixels is moves
-    assert Augment.of(made, image_px=PX)(picture(), 3).shape == (3, PX, PX)
+    assert Augment(made, image_px=PX)(picture(), 3).shape == (3, PX, PX)
 
 
 def test_the_strongest_preset_for_targets_a_sample_moves_nothing() -> None:
     made = load_config(sets=["augment.preset=colour", "augment.erase=0"]).augment
     assert not made.moves_pixels
-    view = Augment.of(made, image_px=PX)
+    view = Augment(made, image_px=PX)
     assert all(halves(view(two_colours(), seed)) for seed in SEEDS)
 
 

@@ -42,7 +42,7 @@ def test_student_and_target_have_one_view(config_of: ConfigOf, viewed: Path) -> 
     assert plan.data.train.views == VIEWS
     _, card = plan.build()
     batches = list(plan.training_batches(card, 0))
-    squashed = Augment.of(plan.config.augment, image_px=card.image_px, mean=card.mean, std=card.std, squash=True)
+    squashed = Augment(plan.config.augment, image_px=card.image_px, mean=card.mean, std=card.std, squash=True)
     reader = plan.data.train.reader()
     images = {one.key: one.image for one in reader.read_all([(0, n) for n in range(22)])}
     seen = set()

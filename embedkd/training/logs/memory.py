@@ -7,7 +7,9 @@ from embedkd.errors import TrainingError
 from embedkd.rundir import RunDir, read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from embedkd.training.logs.logger import Record
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,19 @@ class Memory:
 
     Args:
         run: The folder.
+        records: The lines of its metrics.jsonl.
 
     Raises:
-        TrainingError: The file is not what a run writes, or metrics.jsonl is not.
+        TrainingError: The file is not what a run writes.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, records: "Iterable[Record]") -> None:
         self._path = run.logs
         self._known: dict[str, Known] = {}
         if not self._path.exists():
             return
         handed: dict[str, int] = {}
-        for record in run.read_metrics():
+        for record in records:
             handed[record["kind"]] = max(int(record["step"]), handed.get(record["kind"], 0))
         for name, known in self._read().items():
             both = {kind: max(handed.get(kind, 0), known.last.get(kind, 0)) for kind in {*handed, *known.last}}

@@ -132,7 +132,7 @@ def open_logs(
         make_folder(run.path)
     except OSError as error:
         raise write_error(run.path, error) from error
-    memory = Memory(run)
+    memory = Memory(run, _kept(run, say) if run.logs.exists() else [])
     memory.keep({})  # metrics.jsonl, which tells how far loggers are, is cut in the next line
     with MetricsLog(run.metrics, keep_bytes=keep_bytes) as metrics:
         records, began_s = _kept(run, say) if keep_bytes else [], time.time() - elapsed_s
