@@ -1,7 +1,6 @@
 """Whole runs: what they leave, what they learn, and that stopping them changes nothing."""
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +22,6 @@ from embedkd.errors import (
 from embedkd.finetune import FinetuneResult, finetune, setting
 from embedkd.finetune.views import TeachersView
 from embedkd.join import JoinedShards, shard_samples
-from embedkd.progress import Silent
 from embedkd.rundir import RunDir, read_json
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.teachers.runner import TorchTeacher
@@ -31,27 +29,11 @@ from embedkd.teachers.runner import TorchTeacher
 if TYPE_CHECKING:
     from embedkd.finetune.tuner import Tuner
 
+from tests.watch import Watch
+
 ConfigOf = Callable[..., FinetuneConfig]
 LoadToy = Callable[..., TorchTeacher]
 STEPS = 15
-
-
-class Watch(Silent):
-    """Remembers lines, and sends a signal to this process after a step."""
-
-    def __init__(self, signal_at: int = 0, number: signal.Signals = signal.SIGTERM) -> None:
-        self.lines: list[str] = []
-        self.steps = 0
-        self._signal_at = signal_at
-        self._number = number
-
-    def advance(self, count: int, note: str = "") -> None:
-        self.steps += count
-        if self.steps == self._signal_at:
-            os.kill(os.getpid(), self._number)
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def run_of(config: FinetuneConfig) -> RunDir:

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import signal
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embedkd.config import Config, load_config
-from embedkd.progress import Silent
 from embedkd.records import (
     DecodePolicy,
     OutputSpec,
@@ -210,24 +207,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Watch(Silent):
-    """Remembers lines, and sends a signal to this process after a step."""
-
-    def __init__(self, signal_at: int = 0, number: signal.Signals = signal.SIGTERM) -> None:
-        self.lines: list[str] = []
-        self.steps = 0
-        self._signal_at = signal_at
-        self._number = number
-
-    def advance(self, count: int, note: str = "") -> None:
-        self.steps += count
-        if self.steps == self._signal_at:
-            os.kill(os.getpid(), self._number)
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def traces(config: Config) -> tuple[bytes, list[dict[str, Any]], dict[str, Any], dict[str, Any]]:

@@ -13,12 +13,12 @@ import pytest
 
 from embedkd.config import Config
 from embedkd.errors import ConfigError, Interrupted, TrainingError, UnknownNameError
-from embedkd.rundir import RunDir, read_json
+from embedkd.rundir import RunDir, read_json, write_json
 from embedkd.training import train
 from embedkd.training.logs import LOGS, open_logs, require_logs
 from embedkd.training.logs.logger import Background, Guarded, scalars
 from embedkd.training.logs.tensorboard import _varint
-from tests.training.conftest import Watch
+from tests.watch import Watch
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -324,6 +324,9 @@ def test_a_run_goes_on_without_the_history_that_it_cannot_read(run: RunDir, monk
     write(run, ["tensorboard"], [record(2)], keep_bytes=kept, say=lines.append)
     assert [step for step, _ in curves(run.path)["train/loss"]] == [2]
     assert [line.partition(" (")[0] for line in lines] == ["warning: loggers get no lines of the earlier part"]
+    write_json(run.logs, {"other": {"identity": "a", "last": {"train": 1}, "active": True}})
+    write(run, ["tensorboard"], [record(3)], keep_bytes=kept, say=lines.append)
+    assert read_json(run.logs)["other"] == {"identity": "a", "last": {"train": 1}, "active": False}
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])

@@ -22,8 +22,8 @@ from embedkd.training.mixing import Mixing, Mixture
 from embedkd.training.objective import Objective
 from embedkd.training.targets import TermTargets
 from embedkd.training.terms import build_terms
-from tests.training.conftest import Watch
 from tests.training.test_state import Toy
+from tests.watch import Watch
 
 PX, CLASSES, DIM = 8, 3, 4
 

@@ -18,7 +18,8 @@ from embedkd.training import stage, train
 from embedkd.training.checkpoint import read_checkpoint
 from embedkd.training.distributed import Ranks
 from embedkd.training.state import Position
-from tests.training.conftest import EVERY_LOSS, Watch, traces
+from tests.training.conftest import EVERY_LOSS, traces
+from tests.watch import Watch
 
 ConfigOf = Callable[..., Config]
 STEPS = 9

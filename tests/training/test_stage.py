@@ -20,7 +20,8 @@ from embedkd.errors import (
 from embedkd.rundir import RunDir, read_json
 from embedkd.training import load_student, train
 from embedkd.training.checkpoint import read_checkpoint
-from tests.training.conftest import Watch, traces
+from tests.training.conftest import traces
+from tests.watch import Watch
 
 ConfigOf = Callable[..., Config]
 STEPS = 9
