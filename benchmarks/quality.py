@@ -85,7 +85,9 @@ CONTENDERS = {
     # Its twin with the teacher in the loop: targets of the very crop. A run costs a pass of the teacher for each image.
     "online": Contender({"cross_entropy": 0.5, "sample_contrastive": 0.5}, sets=("train.online_teacher=true",)),
     "kl": Contender({"kl": 1.0}, teachers=(HEAD,), labels=False),
-    "kl + mse": Contender(teachers=(TEACHER, HEAD), labels=False, sets=("losses.cross_entropy=0",)),
+    "labels + mse": Contender(
+        {"cross_entropy": 1.0, "mse": 4.0}, {"mse": {"output": "pooled", "standardise": True}}, labels=False
+    ),
     "labels + kl + mse": Contender(teachers=(TEACHER, HEAD), labels=False),
 }
 USUAL = tuple(name for name in CONTENDERS if name not in {"random means", "online"})

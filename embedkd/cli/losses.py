@@ -65,6 +65,7 @@ def _recipe_facts(recipe: "Recipe") -> Facts:
         "source": recipe.source,
         "losses": dict(recipe.losses),
         "loss_options": {loss: dict(options) for loss, options in recipe.loss_options.items()},
+        "settings": dict(recipe.settings),
     }
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedkd.config.augmentation import expand_augmentation
 from embedkd.config.conversion import TypedText
-from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES, expand_recipe
+from embedkd.config.recipes import DEFAULT_RECIPE, expand_recipe
 from embedkd.config.sections import Config
 from embedkd.errors import ConfigError
 
@@ -18,6 +18,8 @@ def load_config(
     path: "Path | None" = None, *, values: "Mapping[str, object] | None" = None, sets: "Sequence[str]" = ()
 ) -> Config:
     """Defaults, changed by a TOML file, by flags, and by ``section.key=value`` texts, in that order.
+
+    Where none of them names losses or a recipe, the losses, options and settings are those of the default recipe.
 
     Args:
         path: The file; None has only the defaults below the rest.
@@ -36,6 +38,8 @@ def load_config(
     for key, value in (values or {}).items():
         if value is not None:
             _put(document, key, value)
+    if "losses" not in document and not any(text.partition("=")[0].strip() == "losses" for text in sets):
+        document.setdefault("recipe", DEFAULT_RECIPE)
     expand_recipe(document)
     for text in sets:
         key, separator, typed = text.partition("=")
@@ -56,10 +60,8 @@ def _read_toml(path: "Path") -> dict[str, Any]:
 
 
 def _put(document: dict[str, Any], key: str, value: object) -> None:
-    """Set one dotted key of a document of tables; one weight of ``losses`` leaves the default recipe's others."""
+    """Set one dotted key of a document of tables."""
     *tables, last = key.split(".")
-    if tables == ["losses"]:
-        document.setdefault("losses", dict(RECIPES[DEFAULT_RECIPE].losses))
     for name in tables:
         document = document.setdefault(name, {})
         if not isinstance(document, dict):

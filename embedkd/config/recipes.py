@@ -15,15 +15,32 @@ class Recipe:
         losses: Name of a loss to its weight.
         source: Where it was published, in one line.
         loss_options: Name of a loss to those of its options that are not the defaults.
+        settings: Further settings that it was measured with, by dotted key, where nobody gives another value.
     """
 
     losses: Mapping[str, float]
     source: str
     loss_options: Mapping[str, Mapping[str, bool | float | str]] = field(default_factory=dict)
+    settings: Mapping[str, bool] = field(default_factory=dict)
 
 
-DEFAULT_RECIPE: Final = "clip-embed-kd"
+# Rows of whole images serve crops as labels do, and need no label: docs/decisions/0014.
+_ROWS_AS_LABELS: Final = {"train.allow_view_mismatch": True, "train.keep_unlabelled": True}
+
+DEFAULT_RECIPE: Final = "embedkd"
 RECIPES: Final[Mapping[str, Recipe]] = {
+    "embedkd": Recipe(
+        {"cross_entropy": 1.0, "mse": 4.0},
+        source="this project, docs/decisions/0014: labels, and standardised rows of all samples",
+        loss_options={"mse": {"standardise": True}},
+        settings=_ROWS_AS_LABELS,
+    ),
+    "embedkd-head": Recipe(
+        {"cross_entropy": 1.0, "kl": 1.0, "mse": 4.0},
+        source="this project, docs/decisions/0014: the same, and the logits of a head on the rows (embedkd head)",
+        loss_options={"mse": {"standardise": True}},
+        settings=_ROWS_AS_LABELS,
+    ),
     "clip-embed-kd": Recipe(
         {"cross_entropy": 0.5, "class_contrastive": 0.5},
         source="CLIP-Embed-KD (Nair 2024), with a temperature",
@@ -51,7 +68,7 @@ RECIPES: Final[Mapping[str, Recipe]] = {
 
 
 def expand_recipe(document: dict[str, Any]) -> None:
-    """Put the losses of the recipe that a document names in its place; options that are given win over the recipe's.
+    """Put what the recipe that a document names says in its place; options and settings that are given win over it.
 
     Raises:
         UnknownNameError: There is no such recipe.
@@ -72,3 +89,6 @@ def expand_recipe(document: dict[str, Any]) -> None:
     document["loss_options"] = dict(given) | {
         loss: {**options, **given.get(loss, {})} for loss, options in recipe.loss_options.items()
     }
+    for key, value in recipe.settings.items():
+        section, _, name = key.partition(".")
+        document.setdefault(section, {}).setdefault(name, value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from embedkd.config.augmentation import AugmentConfig
 from embedkd.config.checks import require, require_encodings, require_weights
 from embedkd.config.conversion import read_dataclass
-from embedkd.config.recipes import DEFAULT_RECIPE, RECIPES
+from embedkd.config.recipes import RECIPES
 from embedkd.config.training import OptimiserConfig, Option, StudentConfig, TrainConfig
 from embedkd.config.tuning import FinetuneConfig, HeadConfig
 from embedkd.errors import UnknownNameError
@@ -158,7 +158,7 @@ class DemoConfig:
 
     runs: tuple[DemoRun, ...] = (
         DemoRun("supervised", {"cross_entropy": 1.0}),
-        DemoRun("clip-embed-kd", dict(RECIPES[DEFAULT_RECIPE].losses)),
+        DemoRun("clip-embed-kd", dict(RECIPES["clip-embed-kd"].losses)),
         DemoRun("sample-contrastive", {"cross_entropy": 0.5, "sample_contrastive": 0.5}, allow_view_mismatch=True),
     )
 
@@ -172,7 +172,8 @@ class Config:
     """Everything about a run; the sections of a TOML file.
 
     ``[losses]`` of a file, or ``recipe`` at its top, takes the place of the default recipe as a whole;
-    ``--set losses.NAME=WEIGHT`` changes one weight of what is there, and a weight of 0 leaves a loss out.
+    ``--set losses.NAME=WEIGHT`` changes one weight of what is there, and a weight of 0 leaves a loss out. The default
+    recipe is what `load_config` puts where nothing else is: a config made by hand has the losses that it is given.
 
     Attributes:
         losses: Name of a loss to its weight in the sum.
@@ -186,14 +187,15 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    losses: LossWeights = field(default_factory=lambda: dict(RECIPES[DEFAULT_RECIPE].losses))
+    losses: LossWeights = field(default_factory=dict)
     loss_options: dict[str, dict[str, Option]] = field(default_factory=dict)
     demo: DemoConfig = field(default_factory=DemoConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
-        require_weights(self.losses, "losses")
+        if self.losses:
+            require_weights(self.losses, "losses")
         used = {_loss_of(name) for losses in (self.losses, *(run.losses for run in self.demo.runs)) for name in losses}
         for name in self.loss_options:
             if _loss_of(name) not in used:
@@ -216,7 +218,12 @@ class Config:
     def for_demo_run(self, run: DemoRun) -> "Config":
         """The same budget with the losses of one of ``demo.runs``."""
         allowed = self.train.allow_view_mismatch or run.allow_view_mismatch
-        return replace(self, losses=dict(run.losses), train=replace(self.train, allow_view_mismatch=allowed))
+        return replace(
+            self,
+            losses=dict(run.losses),
+            loss_options={name: one for name, one in self.loss_options.items() if _loss_of(name) in run.losses},
+            train=replace(self.train, allow_view_mismatch=allowed),
+        )
 
     def training_facts(self) -> dict[str, Any]:
         """Every value that the trained weights depend on, by dotted key: what a resumed run must share.

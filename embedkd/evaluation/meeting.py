@@ -12,6 +12,7 @@ from embedkd.store.heads import is_derived, is_head_on
 from embedkd.training.data import open_data, rows_of_split
 from embedkd.training.objective import Objective
 from embedkd.training.saved import load_projections
+from embedkd.training.stores import named_entries
 from embedkd.training.targets import default_output
 from embedkd.training.terms import build_terms
 
@@ -45,12 +46,14 @@ class Meeting:
         teacher: Whose embeddings it compared.
         output: The output of the teacher whose rows belong there; None where its classes are texts alone.
         class_output: The output that its classes are of; None where it reads none.
+        class_set: The class set that the run named; None for the only one.
     """
 
     loss: "TermLoss"
     teacher: "RunTeacher"
     output: str | None
     class_output: str | None
+    class_set: str | None = None
 
     def ours(self, embeddings: "NDArray[np.float32]") -> "NDArray[np.float32]":
         """The student's embeddings [N, d], in this space."""
@@ -63,13 +66,21 @@ class Meeting:
         return self._projected(values if self.loss.scale is None else values * self.loss.scale, "target")
 
     def texts(self) -> "NDArray[np.float32] | None":
-        """Class texts [C, D] in this space: those of the loss, or the store's where the loss meets images of CLIP."""
+        """Class texts [C, D] in this space: those of the loss, or the store's where the loss meets images of CLIP.
+
+        Raises:
+            ConfigError: The store has several sets of them, and the run named none.
+        """
         if self.class_output == TEXT:
             return self._projected(self.loss.classes, "target")
         view, text = self.teacher.view, self.teacher.view.spec.output(TEXT)
-        if self.output != _IMAGE or text is None or len(set_names(view, TEXT)) != 1 or self.loss.scale is not None:
+        if self.output != _IMAGE or text is None or self.loss.scale is not None:
             return None
-        found = torch.tensor(view.class_set(None, TEXT).mean)
+        names = set_names(view, TEXT)
+        if not names:
+            return None
+        # With several sets and none of them named by the run, the store asks for a name.
+        found = torch.tensor(view.class_set(self.class_set if self.class_set in names else None, TEXT).mean)
         if self.loss.centre is not None:
             found -= found[found.isfinite().all(dim=1)].mean(dim=0)  # a class may have no text
         return self._projected(found, "target")
@@ -125,7 +136,7 @@ class Meetings:
                 f"{run.path} does not hold what its losses learned beside the best student (an earlier version kept "
                 "only the weights); train again to compare it with its teacher"
             ) from error
-        return cls(config, data.teachers, tuple(_meetings(data, objective)), card.num_classes)
+        return cls(config, data.teachers, tuple(_meetings(config, data, objective)), card.num_classes)
 
     def rows(self, split: "Split") -> "tuple[Samples, Mapping[str, tuple[RunTeacher, str]]]":
         """Samples of a split joined with rows of all teachers: embeddings, and logits where these are of the classes.
@@ -150,10 +161,10 @@ class Meetings:
 
     def _with_heads(self) -> "Config":
         """The config with a head of each teacher that has no logits of the classes of its own, as one more teacher."""
-        entries = list(self.config.train.targets)
-        for teacher, entry in zip(self.teachers, self.config.train.targets, strict=True):
+        entries = list(named_entries(self.teachers))
+        for teacher in self.teachers:
             if LOGITS not in self._outputs(teacher.view) and not self._has_head(teacher.view):
-                entries += [f"{entry.partition('#')[0]}#{name}" for name in self._heads(teacher.view)[:1]]
+                entries += [f"{teacher.place}#{name}" for name in self._heads(teacher.view)[:1]]
         return replace(self.config, train=replace(self.config.train, targets=tuple(entries)))
 
     def _has_head(self, view: "TeacherView") -> bool:
@@ -171,7 +182,7 @@ class Meetings:
         return fits and logits is not None and logits.dim == self.num_classes
 
 
-def _meetings(data: "TrainingData", objective: Objective) -> list[Meeting]:
+def _meetings(config: "Config", data: "TrainingData", objective: Objective) -> list[Meeting]:
     found: dict[tuple[str, str | None, str | None], Meeting] = {}
     named = {teacher.name: teacher for teacher in data.teachers}
     for term in data.terms:
@@ -185,6 +196,7 @@ def _meetings(data: "TrainingData", objective: Objective) -> list[Meeting]:
             teacher,
             None if output in _CLASS_OUTPUTS else output,
             targets.class_output,
+            term.compares.class_set or config.train.class_set,
         )
         found.setdefault((teacher.name, met.output, met.class_output), met)
     return list(found.values())

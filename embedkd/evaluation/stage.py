@@ -18,6 +18,7 @@ from embedkd.progress import Progress, Silent
 from embedkd.records import key_hash
 from embedkd.rundir import RunDir
 from embedkd.training.device import device_name
+from embedkd.training.stores import stores_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,7 +77,7 @@ def evaluate_run(
     folder = RunDir(run)
     config = folder.read_config()
     look = Look.of(folder, config, device, workers, progress or Silent())
-    where = data or config.data.shards or " and ".join(config.train.targets)
+    where = data or config.data.shards or stores_of(config.train.targets)
     splits = own_splits(config) if data is None else shard_splits(data, look.card.class_names)
     task = _Task(folder, config, look, measures, split, where, splits)
     evaluation = task.evaluate(choose(splits, split, where))

@@ -65,11 +65,13 @@ class Joiner:
         for name, read in reads.items():
             usable &= self._readers[name].usable(slot, read, turn)
             self._check_same(slot, samples, name, read)
-        if self._labels_needed:
-            usable &= samples.labels != NO_LABEL
-        table = SampleTable(samples.keys, samples.places)
+        unlabelled = usable & (samples.labels == NO_LABEL) if self._labels_needed else np.zeros(slot.rows, np.bool_)
         return SlotTargets(
-            np.flatnonzero(usable), table, samples.labels, {name: read.stored for name, read in reads.items()}
+            np.flatnonzero(usable & ~unlabelled),
+            SampleTable(samples.keys, samples.places),
+            samples.labels,
+            {name: read.stored for name, read in reads.items()},
+            int(unlabelled.sum()),
         )
 
     def samples(self, slot: "Slot") -> "SlotSamples":

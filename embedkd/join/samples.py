@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+UNLABELLED: Final = "without a label"
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def joined_samples(
     data: str | None = None,
     labels_needed: bool = True,
     allow_partial: bool = False,
+    allow_unlabelled: bool = False,
 ) -> Samples:
     """The samples of one split that all of some stores have, joined with rows of several teachers.
 
@@ -157,7 +160,8 @@ def joined_samples(
         split: Which split.
         data: Folder or URL where the shards lie, if it is not where the stores remember them.
         labels_needed: Whether samples without a label are left out.
-        allow_partial: Leave out what is not in all stores or has no target, instead of refusing.
+        allow_partial: Leave out what is not in all stores or has no target or label, instead of refusing.
+        allow_unlabelled: Leave out what has no label, instead of refusing.
 
     Raises:
         JoinError: Some samples have no target or no label, or the stores were made of other data; how many, why, and
@@ -182,13 +186,14 @@ def joined_samples(
     )
     counter = _Counter(samples, wanted, left_out)
     counts = [counter.usable(slot) for slot in slots]
-    missing = sum(left_out.values())
-    if missing and not allow_partial:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+    refused = {} if allow_partial else {k: v for k, v in left_out.items() if not (allow_unlabelled and k == UNLABELLED)}
+    if refused:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
         places = " and ".join(dict.fromkeys(store.storage.url for store in stores))
+        remedy = "run embedkd precompute to its end, or " if set(refused) != {UNLABELLED} else ""
         raise JoinError(
-            f"{missing} of {sum(s.rows for s in slots)} {split} samples of {places} "
-            f"cannot be used ({reasons}); run embedkd precompute to its end, or leave them out with --allow-partial"
+            f"{sum(refused.values())} of {sum(s.rows for s in slots)} {split} samples of {places} "
+            f"cannot be used ({reasons}); {remedy}leave them out with --allow-partial"
         )
     kept = [i for i, count in enumerate(counts) if count]
     return replace(samples, slots=tuple(slots[i] for i in kept), counts=tuple(counts[i] for i in kept))
@@ -278,17 +283,19 @@ class _Counter:
         if labelled and not partial:
             return slot.rows
         if labelled and len(partial) == 1 and all(part.is_whole for part in rows[partial[0]][1]):
-            usable = ok[partial[0]]  # of several outputs, other samples may be missing in each
+            usable, unlabelled = ok[partial[0]], 0  # of several outputs, other samples may be missing in each
         else:
-            usable = self._read(slot)
-        needs = "without an embedding or a label" if self._samples.labels_needed else "without an embedding"
-        self._leave_out(needs, slot.rows - usable)
+            usable, unlabelled = self._read(slot)
+        self._leave_out(UNLABELLED, unlabelled)
+        self._leave_out("without an embedding", slot.rows - usable - unlabelled)
         return usable
 
-    def _read(self, slot: Slot) -> int:
+    def _read(self, slot: Slot) -> tuple[int, int]:
+        """Samples that can be used, and those that could be if they had a label."""
         self._joiner = self._joiner or self._samples.joiner()
         assert self._joiner is not None
-        return len(self._joiner.read(slot).ordinals)
+        found = self._joiner.read(slot)
+        return len(found.ordinals), found.unlabelled
 
     def _leave_out(self, reason: str, rows: int) -> None:
         if rows:

@@ -36,12 +36,14 @@ class SlotTargets:
         table: What proves its samples.
         labels: i32 [n].
         rows: Name of a target to n rows, encoded as they are stored; one is decoded when it is asked for.
+        unlabelled: How many could be used if they had a label.
     """
 
     ordinals: "NDArray[np.int64]"
     table: SampleTable
     labels: "NDArray[np.int32]"
     rows: "Mapping[str, Rows]"
+    unlabelled: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from embedkd.errors import ConfigError, UnknownNameError
 from embedkd.students.base import Student, StudentOutput, drawn_from, parameter_count
 from embedkd.students.cost import multiply_adds
+from embedkd.students.quick_gelu import fuse_quick_gelu
 from embedkd.students.timm_arguments import UNBUILDABLE, timm_arguments
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class TimmStudent(Student):
         self.tap_dims = {tap: facts.taps[f"{kind}@{layer}"] for tap, (kind, layer) in self._taps.items()}
         with drawn_from(seed):
             self.model: Any = start.load(self.architecture, self.arguments) if start is not None else self._draw()
+        fuse_quick_gelu(self.model)
         if start is not None:
             self.mean, self.std, self.begun_from = start.mean, start.std, start.source
 

@@ -1,16 +1,17 @@
 """What there is to learn from: the splits of a store or of plain shards, the classes, and the teacher's part."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from embedkd.errors import ConfigError, TrainingError
+from embedkd.errors import TrainingError
 from embedkd.join import Samples, check_coverage
-from embedkd.records import blake2b_hex, canonical_json
+from embedkd.records import LOGITS, blake2b_hex, canonical_json
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.store.schema import MAX_CLASSES
 from embedkd.training.fitting import fit_targets
 from embedkd.training.splits import Splits, plain_splits, stored_splits
-from embedkd.training.stores import RunTeacher, open_teachers, shares_of
+from embedkd.training.stores import RunTeacher, open_teachers, shares_of, speakers
 from embedkd.training.targets import (
     TermTargets,
     default_output,
@@ -19,7 +20,7 @@ from embedkd.training.targets import (
     sources_of,
     target_name,
 )
-from embedkd.training.terms import Term, spread_terms
+from embedkd.training.terms import Term, build_terms, spread_terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,10 +75,6 @@ def open_data(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     """
     if config.train.targets:
         return _open_stores(config, terms)
-    if config.data.shards is not None and config.train.keep_unlabelled:
-        raise ConfigError(
-            "train.keep_unlabelled: expected a store of targets to learn from, got shards alone; add --targets"
-        )
     if config.data.shards is not None:
         return _open_shards(config, terms, config.data.shards)
     raise TrainingError("expected something to learn from: name a store with --targets, or shards with --data")
@@ -102,23 +99,28 @@ def rows_of_split(
     teachers = open_teachers(config.train.targets, config.train.teacher)
     several = len(teachers) > 1
     sources = {target_name(t, out, several=several): (t, out) for t in teachers for out in outputs(t.view)}
-    splits = stored_splits(config, teachers, sources, labels_needed=False, everywhere=True)
+    terms = build_terms(config.losses, config.loss_options)
+    splits = stored_splits(config, teachers, sources, labels_needed=_needs_labels(config, terms), everywhere=True)
     return {"train": splits.train, "val": splits.val, "test": splits.test}[split], sources
 
 
 def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     settings = config.train
-    teachers = open_teachers(settings.targets, settings.teacher, 0 if settings.online_teacher else settings.views)
+    teachers = open_teachers(
+        settings.targets,
+        settings.teacher,
+        0 if settings.online_teacher else settings.views,
+        logits=any(term.output == LOGITS for term in terms),
+    )
     shares = shares_of(teachers, settings.teacher_weights)
-    terms = spread_terms(terms, shares, config.loss_options)
+    terms = spread_terms(terms, shares, config.loss_options, partial(speakers, teachers))
     targets = find_targets(teachers, terms, config, shares)
     used = _used(teachers, terms, shares)
     _check_trained(used, config)
     sources = sources_of(teachers, targets)
-    labelled = any("labels" in term.entry.needs for term in terms)
-    if labelled and settings.keep_unlabelled:
+    if settings.keep_unlabelled and any("labels" in term.entry.needs for term in terms):
         _check_some_labels(teachers, terms)
-    splits = stored_splits(config, teachers, sources, labels_needed=labelled and not settings.keep_unlabelled)
+    splits = stored_splits(config, teachers, sources, labels_needed=_needs_labels(config, terms))
     check_coverage([splits.train, splits.val, splits.test])
     targets = fit_targets(targets, terms, splits.train)
     if splits.notes and (any(one.classes is not None for one in targets.values()) or any(map(_has_learned, used))):
@@ -140,6 +142,11 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
         teachers=teachers,
         notes=tuple(splits.notes),
     )
+
+
+def _needs_labels(config: "Config", terms: "Sequence[Term]") -> bool:
+    """Whether a training sample without a label cannot take part."""
+    return not config.train.keep_unlabelled and any("labels" in term.entry.needs for term in terms)
 
 
 def _has_learned(teacher: RunTeacher) -> bool:

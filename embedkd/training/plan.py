@@ -1,6 +1,6 @@
 """A run before its first step: everything is found and checked, and nothing is written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from embedkd.training.objective import Objective
 from embedkd.training.optim import Schedule, build_optimiser
 from embedkd.training.saved import StudentCard, begin_student
 from embedkd.training.state import Learner
+from embedkd.training.stores import named_entries
 from embedkd.training.terms import Term, build_terms, check_batch_size
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ class Plan:
             ),
             ranks=ranks,
         )
+
+    @property
+    def recorded(self) -> "Config":
+        """The config as the run folder keeps it: with the teachers named that it found."""
+        settings = self.config.train
+        return replace(self.config, train=replace(settings, targets=named_entries(self.data.teachers)))
 
     @property
     def division(self) -> Division:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from embedkd.errors import TrainingError
 from embedkd.join import Samples, Wanted, joined_samples, shard_samples, split_held_out
+from embedkd.join.samples import UNLABELLED
 from embedkd.sources.shards import root_of
-from embedkd.training.stores import RunTeacher
+from embedkd.training.stores import RunTeacher, stores_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -79,7 +80,7 @@ def stored_splits(
     wanted = [one for one in wanted if one.outputs] or wanted
     partial = config.train.allow_partial
     train = joined_samples(wanted, "train", data=root, labels_needed=labels_needed, allow_partial=partial)
-    where, view = " and ".join(config.train.targets), teachers[0].view
+    where, view = stores_of(config.train.targets), teachers[0].view
     labelled = any((view.counts(output).labelled > 0).any() for output in view.outputs[:1])
     if not labelled and not everywhere:
         nothing = replace(train, slots=(), counts=(), targets=(), views=())
@@ -92,10 +93,15 @@ def stored_splits(
             data=root,
             labels_needed=labelled,
             allow_partial=partial,
+            allow_unlabelled=True,  # they could judge nothing
         )
         for split in _HELD_OUT
     )
-    return Splits(train, val, test).hold_out(config, where, labelled=labelled)
+    splits = Splits(train, val, test).hold_out(config, where, labelled=labelled)
+    for split, samples in zip(_HELD_OUT, (val, test), strict=True):
+        if unlabelled := samples.left_out.get(UNLABELLED):
+            splits.notes.append(f"{unlabelled} {split} samples are left out: {UNLABELLED}")
+    return splits
 
 
 def _check_views(sources: "Iterable[Source]") -> None:

@@ -179,7 +179,7 @@ def _fit(plan: Plan, run: RunDir, watch: Progress, make_live: "LiveMaker | None"
                     every_steps=plan.config.train.log_every_steps,
                     position=learner.position,
                 )
-                run.claim(plan.config)  # a logger that cannot begin leaves no run behind
+                run.claim(plan.recorded)  # a logger that cannot begin leaves no run behind
             stop = plan.ranks.agreed(stack.enter_context(stop_wish()))
             begun = learner.position.step
             steps = plan.division.by_step(plan.training_batches(card, begun, live), begun)

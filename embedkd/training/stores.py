@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedkd.errors import ConfigError, UnknownNameError
+from embedkd.records import LOGITS
 from embedkd.store import TeacherView, open_store
+from embedkd.store.heads import is_head_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,11 +25,15 @@ class RunTeacher:
         name: Short, and no other's of the run: ``vit-l-32``.
         view: Its part of its store.
         views: Stored views of it that the student sees; none for whole images.
+        base: Name of the teacher of the run that it is a head on; None where there is none.
+        place: Its store, as the config names it.
     """
 
     name: str
     view: TeacherView
     views: tuple[TeacherView, ...] = ()
+    base: str | None = None
+    place: str = ""
 
 
 def store_of(entry: str) -> str:
@@ -37,6 +43,15 @@ def store_of(entry: str) -> str:
     ('s3://bucket/a.zarr', 'a.zarr')
     """
     return entry.partition("#")[0]
+
+
+def stores_of(entries: "Sequence[str]") -> str:
+    """The stores of ``train.targets`` for people, each once.
+
+    >>> stores_of(["a.zarr#x", "a.zarr#y", "b.zarr"])
+    'a.zarr and b.zarr'
+    """
+    return " and ".join(dict.fromkeys(map(store_of, entries)))
 
 
 def open_teacher(entry: str, teacher: str | None, opened: "dict[str, EmbeddingStore] | None" = None) -> TeacherView:
@@ -58,20 +73,28 @@ def open_teacher(entry: str, teacher: str | None, opened: "dict[str, EmbeddingSt
     return stores[url].teacher(named or teacher)
 
 
-def open_teachers(entries: "Sequence[str]", teacher: str | None, views: int | None = 0) -> tuple[RunTeacher, ...]:
-    """All teachers of a run, in the order of the entries.
+def open_teachers(
+    entries: "Sequence[str]", teacher: str | None, views: int | None = 0, *, logits: bool = False
+) -> tuple[RunTeacher, ...]:
+    """All teachers of a run, in the order of the entries, and behind them heads that are needed beside them.
 
     Args:
         entries: Of ``train.targets``.
         teacher: As for `open_teacher`.
         views: How many of each one's stored views are wanted; None for all.
+        logits: Whether logits are wanted of each: to a teacher without any comes the head on it in its store.
 
     Raises:
         StoreError: A store cannot be opened.
-        ConfigError: One has no such teacher, or several; or one teacher is named twice.
+        ConfigError: One has no such teacher, or several; or one teacher is named twice, or has several heads of which
+            none is named.
     """
     opened: dict[str, EmbeddingStore] = {}
     found = [open_teacher(entry, teacher, opened) for entry in entries]
+    if logits:
+        heads = {entry: head for entry, view in zip(entries, found, strict=True) if (head := _head(entry, view, found))}
+        found += heads.values()
+        entries = [*entries, *(f"{store_of(entry)}#{head.teacher_id}" for entry, head in heads.items())]
     fingerprints = [view.spec.fingerprint for view in found]
     for at, (entry, view) in enumerate(zip(entries, found, strict=True)):
         first = fingerprints.index(fingerprints[at])
@@ -81,11 +104,34 @@ def open_teachers(entries: "Sequence[str]", teacher: str | None, views: int | No
                 "name one with STORE#TEACHER, or join stores of other shards with embedkd store merge"
             )
     short = [short_name(view.spec.name) for view in found]
-    names = [one if short.count(one) == 1 else view.teacher_id for one, view in zip(short, found, strict=True)]
+    names = [_safe(one if short.count(one) == 1 else view.teacher_id) for one, view in zip(short, found, strict=True)]
     return tuple(
-        RunTeacher(_safe(name), view, _stored_views(view, entry, views))
+        RunTeacher(name, view, _stored_views(view, entry, views), _base_of(view, names, found), store_of(entry))
         for name, view, entry in zip(names, found, entries, strict=True)
     )
+
+
+def _head(entry: str, view: TeacherView, others: "Sequence[TeacherView]") -> TeacherView | None:
+    """The head on a teacher in its store that has its logits; None where it has some itself or a head is named.
+
+    Raises:
+        ConfigError: There are several.
+    """
+    if LOGITS in view.outputs or any(is_head_on(other.spec, view.spec) for other in others):
+        return None
+    teachers = view.store.teachers.items()
+    ids = [name for name, spec in teachers if spec.view is None and is_head_on(spec, view.spec)]
+    if len(ids) > 1:
+        names = ", ".join(view.store.teachers[name].name for name in ids)
+        raise ConfigError(
+            f"losses on logits need one head on {view.spec.name}, {entry} has {len(ids)} ({names}); "
+            f"name one beside it with --targets {store_of(entry)}#HEAD"
+        )
+    return TeacherView(view.store, ids[0]) if ids else None
+
+
+def _base_of(view: TeacherView, names: "Sequence[str]", found: "Sequence[TeacherView]") -> str | None:
+    return next((name for name, one in zip(names, found, strict=True) if is_head_on(view.spec, one.spec)), None)
 
 
 def _stored_views(view: TeacherView, entry: str, count: int | None) -> tuple[TeacherView, ...]:
@@ -110,6 +156,27 @@ def _stored_views(view: TeacherView, entry: str, count: int | None) -> tuple[Tea
     return tuple(TeacherView(view.store, teacher_id) for teacher_id in ids[:count])
 
 
+def speakers(teachers: "Sequence[RunTeacher]", output: str | None) -> tuple[str, ...]:
+    """Names of the teachers that a loss for all teachers compares with.
+
+    Where a head and the teacher that it is on both take part in a run, the head speaks in losses on logits, and the
+    teacher in all others.
+
+    Args:
+        teachers: All of the run.
+        output: What the loss compares with; None for each teacher's own embedding.
+    """
+    if output == LOGITS:
+        with_head = {teacher.base for teacher in teachers}
+        return tuple(teacher.name for teacher in teachers if teacher.name not in with_head)
+    return tuple(teacher.name for teacher in teachers if teacher.base is None)
+
+
+def named_entries(teachers: "Sequence[RunTeacher]") -> tuple[str, ...]:
+    """``train.targets`` with every teacher named: what a run finds again when its stores have got others."""
+    return tuple(f"{one.place}#{one.view.teacher_id}" for one in teachers)
+
+
 def shares_of(teachers: "Sequence[RunTeacher]", weights: "Mapping[str, float]") -> dict[str, float]:
     """Name of each teacher to its share of the weight of a loss; they add up to 1.
 
@@ -125,7 +192,7 @@ def shares_of(teachers: "Sequence[RunTeacher]", weights: "Mapping[str, float]") 
     for name in weights:
         if name not in names:
             raise UnknownNameError("teacher of train.teacher_weights", name, names)
-    given = {name: weights.get(name, 1.0) for name in names}
+    given = {one.name: weights.get(one.name, weights.get(one.base or one.name, 1.0)) for one in teachers}
     total = sum(given.values())
     if names and not total:
         raise ConfigError("train.teacher_weights: expected a teacher with a weight above 0, got none")

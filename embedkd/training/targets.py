@@ -8,6 +8,7 @@ import torch
 from embedkd.errors import TrainingError, UnknownNameError
 from embedkd.records import blake2b_hex
 from embedkd.store import default_name, set_names
+from embedkd.training.stores import speakers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ def find_targets(
         teachers: All of the run.
         terms: Its losses, spread over the teachers.
         config: Its config.
-        shares: Name of each teacher to its share in an average of logits.
+        shares: Name of each teacher to its share; the weights of an average of logits are in proportion to them.
 
     Raises:
         UnknownNameError: The teacher has no such output or class set, or several sets and none is named.
@@ -92,8 +93,9 @@ def find_targets(
     for term in terms:
         if not term.entry.from_store or not teachers:
             continue
-        chosen = [name for name in named if shares.get(name) and term.teacher in {None, name}]
-        if term.teacher is not None:
+        if term.teacher is None:
+            chosen = [name for name in speakers(teachers, term.output) if shares[name]]
+        else:
             chosen = [term.teacher]
         said = {name: finders[name].find(term) for name in chosen}
         widths = {name: one.dim for name, one in said.items()}
@@ -104,8 +106,9 @@ def find_targets(
             )
         first = said[chosen[0]]
         if first.output is not None and len(teachers) > 1:
+            total = sum(shares[name] for name in chosen)
             rows = {
-                target_name(named[name], str(one.output), several=True): 1.0 if len(said) == 1 else shares[name]
+                target_name(named[name], str(one.output), several=True): shares[name] / total if len(said) > 1 else 1.0
                 for name, one in said.items()
             }
             first = replace(first, rows=rows)
@@ -213,7 +216,7 @@ class _Finder:
         if output == term.entry.default_output and term.compares.output is None:
             raise TrainingError(
                 f"losses.{term.name} compares with {output}, {view.spec.name} in {view.store.storage.url} has none\n"
-                "fit a head on its rows with embedkd head, then name that with --teacher"
+                f"fit a head on its rows with embedkd head {view.store.storage.url}, or name another loss"
             )
         raise UnknownNameError(f"output of {view.spec.name} in {view.store.storage.url}", output, view.outputs)
 

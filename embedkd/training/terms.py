@@ -12,7 +12,7 @@ from embedkd.errors import ConfigError, UnknownNameError
 from embedkd.losses import LOSSES, LossEntry, active_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from embedkd.losses import Input
 
@@ -63,6 +63,11 @@ class Term:
     options: "Mapping[str, object]" = field(default_factory=dict)
     compares: Comparison = field(default_factory=Comparison)
     teacher: str | None = None
+
+    @property
+    def output(self) -> str | None:
+        """The output that it compares with, where it is not each teacher's own embedding."""
+        return self.compares.output or self.entry.default_output
 
     def reads(self, source: "Input") -> bool:
         """Whether the loss reads "rows", "classes", "labels", ..."""
@@ -137,6 +142,7 @@ def spread_terms(
     terms: "Sequence[Term]",
     shares: "Mapping[str, float]",
     options: "Mapping[str, Mapping[str, object]]",
+    speakers: "Callable[[str | None], Collection[str]] | None" = None,
 ) -> tuple[Term, ...]:
     """The losses of a run with its teachers: one for each teacher, where several are compared with.
 
@@ -144,10 +150,12 @@ def spread_terms(
         terms: As the config names them.
         shares: Name of each teacher to its share of a loss's weight; they add up to 1.
         options: As for `build_terms`.
+        speakers: From the output that a loss compares with to the names of the teachers that take part in it, among
+            whom its weight is divided; None for all of them.
 
     Raises:
         UnknownNameError: A loss or its options name a teacher that the run has not.
-        ConfigError: A loss is named both for all teachers and for one.
+        ConfigError: A loss is named both for all teachers and for one, or all that take part in it have the weight 0.
     """
     for name in (*(term.name for term in terms), *options):
         loss, _, teacher = name.partition("@")
@@ -161,20 +169,26 @@ def spread_terms(
             raise ConfigError(f"losses: expected {term.name} for all teachers or {both[0]}, got both")
         if term.compares.ensemble and (both := sorted(alone & set(options))):
             raise ConfigError(f"loss_options.{term.name}: expected ensemble = true or {both[0]}, got both")
-        one_teacher = not term.entry.from_store or term.teacher is not None or term.compares.ensemble
-        if one_teacher or not shares:
+        if not term.entry.from_store or term.teacher is not None or not shares:
             spread.append(term)
-        elif len(shares) == 1:
-            (teacher,) = shares
-            named = _build_term(f"{term.name}@{teacher}", term.weight, options)
-            spread.append(replace(named, name=term.name))
-        else:
-            spread += [
-                _build_term(f"{term.name}@{teacher}", term.weight * share, options)
-                for teacher, share in shares.items()
-                if share
-            ]
+            continue
+        chosen = dict(shares) if speakers is None else {name: shares[name] for name in speakers(term.output)}
+        spread += [term] if term.compares.ensemble else _for_each(term, chosen, options)
+        if not sum(chosen.values()):
+            raise ConfigError(f"train.teacher_weights: expected one above 0 for {term.name}, got 0 for {min(chosen)}")
     return tuple(spread)
+
+
+def _for_each(
+    term: Term, shares: "Mapping[str, float]", options: "Mapping[str, Mapping[str, object]]"
+) -> "Iterator[Term]":
+    """A loss for each of its teachers, among whom its weight is divided."""
+    total = sum(shares.values())
+    for teacher, share in shares.items():
+        if share:
+            name = f"{term.name}@{teacher}"
+            named = _build_term(name, term.weight * share / total, options)
+            yield named if len(shares) > 1 else replace(named, name=term.name)
 
 
 def _why_not(entry: LossEntry) -> str:

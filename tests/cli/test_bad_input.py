@@ -18,10 +18,11 @@ def copy(store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(store, tmp_path / "store.zarr"))
 
 
-def train(copy: Path, shards: Path, tmp_path: Path) -> tuple[object, ...]:
+def train(copy: Path, shards: Path, tmp_path: Path, *losses: str) -> tuple[object, ...]:
     return (
         *("train", "--targets", copy, "--data", shards, "--out", tmp_path / "run", "--epochs", 1),
         *("--set", "train.class_set=n100-seed0", "--batch-size", 8),
+        *(losses or ("--recipe", "clip-embed-kd")),
     )
 
 
@@ -62,7 +63,7 @@ def test_label_outside_the_classes(refused: Refused, shards: Path, tmp_path: Pat
     [
         (("precompute", "--teacher", "ViT-L-23"), "ViT-L-32"),
         (("precompute", "--teacher", "packaged:efficientnet-lite"), "efficientnet-lite0"),
-        (("train", "--targets", "STORE", "--student", "vit-tinny"), "vit-tiny"),
+        (("train", "--targets", "STORE", "--student", "vit-tinny", "--augment", "none"), "vit-tiny"),
         (("train", "--targets", "STORE", "--loss", "cross_entropi=1"), "cross_entropy"),
         (("train", "--targets", "STORE", "--set", "optimiser.learning_rate=1"), "optimiser.lr"),
         (("students", "vit-bas"), "vit-base"),
@@ -125,14 +126,14 @@ def test_training_with_other_shards(refused: Refused, copy: Path, shards: Path, 
         (("--loss", "kl"), "logits are of 1000 classes, the data has 3"),
         (("--loss", "gradient", "--set", "loss_options.gradient.classes=logits"), "expected classes of width 1280"),
         (("--loss", "sample_contrastive", "--batch-size", 1), "expected at least 2 for sample_contrastive, got 1"),
-        (("--class-set", "n10-seed0"), "did you mean n100-seed0"),
+        (("--recipe", "clip-embed-kd", "--class-set", "n10-seed0"), "did you mean n100-seed0"),
         (("--targets", "STORE"), "expected each teacher once"),
         (("--teacher", "vit"), "unknown teacher of"),
         (("--set", "train.teacher_weights={efficientnet=2}"), "did you mean efficientnet-lite0"),
         (("--loss", "mse@vit-l-32"), "unknown teacher of mse 'vit-l-32'"),
         (("--set", "train.views=2", "--loss", "mse"), "expected at most 0, the stored views of"),
         (
-            ("--set", "loss_options.class_contrastive.standardise=true"),
+            ("--loss", "class_contrastive", "--set", "loss_options.class_contrastive.standardise=true"),
             "expected none, class_contrastive reads classes",
         ),
     ],
@@ -200,17 +201,8 @@ def test_flipped_bit(refused: Refused, copy: Path, shards: Path, tmp_path: Path)
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(bytes(data))
-    message = refused(
-        *train(copy, shards, tmp_path),
-        "--loss",
-        "cross_entropy",
-        "--loss",
-        "cosine",
-        "--set",
-        "augment.flip=0",
-        "--set",
-        "augment.crop_padding_px=0",
-    )
+    losses = ("--loss", "cross_entropy", "--loss", "cosine", "--augment", "none")
+    message = refused(*train(copy, shards, tmp_path, *losses))
     assert victim.parent.parent.parent.relative_to(copy).as_posix() in message
 
 
@@ -221,7 +213,7 @@ def test_no_store_there(refused: Refused, tmp_path: Path) -> None:
 def test_per_sample_losses_with_moving_pixels_ask_first(
     refused: Refused, store: Path, shards: Path, tmp_path: Path
 ) -> None:
-    message = refused(*train(store, shards, tmp_path), "--loss", "cross_entropy", "--loss", "sample_contrastive")
+    message = refused(*train(store, shards, tmp_path, "--loss", "cross_entropy", "--loss", "sample_contrastive"))
     assert "--allow-view-mismatch" in message
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from embedkd.config import DEFAULT_RECIPE, RECIPES, Config, load_config
+from embedkd.config import DEFAULT_RECIPE, RECIPES, load_config
 from embedkd.errors import ConfigError, UnknownNameError
 from embedkd.training.terms import build_terms
 
@@ -23,7 +23,35 @@ def test_the_recipes_of_the_papers() -> None:
 
 
 def test_nothing_named_is_the_default_recipe() -> None:
-    assert load_config(values={"recipe": DEFAULT_RECIPE}) == load_config() == Config()
+    config = load_config()
+    assert load_config(values={"recipe": DEFAULT_RECIPE}) == config
+    assert (config.losses, config.loss_options) == (
+        RECIPES[DEFAULT_RECIPE].losses,
+        RECIPES[DEFAULT_RECIPE].loss_options,
+    )
+    assert config.train.allow_view_mismatch
+    assert config.train.keep_unlabelled
+
+
+def test_losses_that_are_named_have_nothing_of_the_default_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[losses]\ncosine = 2\n")
+    for config in (
+        load_config(path),
+        load_config(values={"losses": {"cosine": 2.0}}),
+        load_config(sets=["losses={cosine=2}"]),
+    ):
+        assert (config.losses, config.loss_options) == ({"cosine": 2.0}, {})
+        assert not config.train.allow_view_mismatch
+
+
+def test_settings_that_are_given_win_over_the_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[train]\nkeep_unlabelled = false\n")
+    config = load_config(path, values={"train.allow_view_mismatch": False})
+    assert not config.train.keep_unlabelled
+    assert not config.train.allow_view_mismatch
+    assert load_config(sets=["train.keep_unlabelled=false"]).train.keep_unlabelled is False
 
 
 def test_a_flag_beats_the_recipe_of_a_file(tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ def config_of(folder: Path, *sets: str) -> Config:
         "student.patch_px": 3,
         "augment.crop_padding_px": 1,
     }
-    return load_config(sets=[*(f"{key}={value}" for key, value in settings.items()), *sets])
+    values = {"recipe": "clip-embed-kd"}
+    return load_config(values=values, sets=[*(f"{key}={value}" for key, value in settings.items()), *sets])
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from embedkd.evaluation.samples import own_splits
 from embedkd.heads.stage import make_head
 from embedkd.progress import Silent
 from embedkd.rundir import RunDir, read_json
+from embedkd.store import open_store, write_class_set
 from embedkd.training import train
-from tests.evaluation.conftest import ROWS, TEXTS, config_of, says, write_store
+from tests.evaluation.conftest import PAIR_SPEC, ROWS, TEXTS, config_of, says, write_store
 
 RunOf = Callable[[str], Path]
 NOTHING = Measures(knn=False, calibration=False, per_class=False)
@@ -75,6 +77,25 @@ def test_zero_shot_takes_the_texts_that_the_student_met(run_of: RunOf) -> None:
     ours = projected(run, "interactive_contrastive", embeddings)
     nearest = cosine_similarity(ours[:, None], torch.from_numpy(TEXTS)[None], dim=2).argmax(1).numpy()
     assert values_of(run, COMPARED)["zero_shot"] == pytest.approx((nearest == LABELS).mean())
+
+
+def test_of_several_sets_of_texts_the_run_says_which(home: Path, tmp_path: Path) -> None:
+    """A loss that meets images alone names no texts by itself."""
+    write_store(tmp_path / "pair.zarr", home / "data", PAIR_SPEC)
+    (tmp_path / "data").symlink_to(home / "data")
+    view = open_store(tmp_path / "pair.zarr").teacher()
+    texts = -TEXTS[[1, 2, 0]]
+    write_class_set(view, "text", replace(view.class_set(None, "text"), name="mine", mean=texts))
+    still = ("augment.crop_padding_px=0", "augment.flip=0")
+    sets = ("losses={cosine=1}", f"train.targets={tmp_path / 'pair.zarr'}", *still)
+    train(config_of(tmp_path / "unnamed", *sets))
+    with pytest.raises(ConfigError, match=r"text has 2 class sets; name one .*mine, prompts-simple"):
+        evaluate_run(tmp_path / "unnamed", measures=replace(NOTHING, zero_shot=True), device="cpu")
+    train(config_of(tmp_path / "named", *sets, "train.class_set=mine"))
+    ours = projected(tmp_path / "named", "cosine", answers_of(tmp_path / "named")[0])
+    nearest = cosine_similarity(ours[:, None], torch.from_numpy(texts)[None], dim=2).argmax(1).numpy()
+    found = values_of(tmp_path / "named", replace(NOTHING, zero_shot=True))
+    assert found["zero_shot"] == pytest.approx((nearest == LABELS).mean())
 
 
 def test_a_loss_that_projects_the_teacher_is_compared_on_the_students_side(run_of: RunOf) -> None:

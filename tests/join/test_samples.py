@@ -64,7 +64,7 @@ def test_bad_rows_and_holes_are_refused_with_their_numbers(make_world: "WorldMak
         stored_samples(world.view, "train", ("cls",))
     message = str(refused.value)
     assert "12 of 19 train samples" in message
-    assert "9 not precomputed, 3 without an embedding or a label" in message
+    assert "9 not precomputed, 3 without an embedding" in message
     assert "--allow-partial" in message
     assert len(message.splitlines()) == 1
     assert stored_samples(world.view, "val", ("cls",)).rows == 4
@@ -75,14 +75,16 @@ def test_bad_rows_and_holes_can_be_left_out(make_world: "WorldMaker", outputs: t
     world = make_world(SHARDS, bad=BAD, holes=(1,))
     samples = stored_samples(world.view, "train", outputs, allow_partial=True)
     assert samples.counts == (5, 2)
-    assert samples.left_out == {"not precomputed": 9, "without an embedding or a label": 3}
+    assert samples.left_out == {"not precomputed": 9, "without an embedding": 3}
     first, last = world.keys["train-0.tar"], world.keys["train-2.tar"]
     assert keys_of(samples) == [first[0], first[1], *first[3:6], *last[1:]]
 
 
 def test_labels_that_are_missing(make_world: "WorldMaker") -> None:
     world = make_world(SHARDS, labels=False)
-    with pytest.raises(JoinError, match=r"19 of 19 train samples .* without an embedding or a label"):
+    with pytest.raises(
+        JoinError, match=r"19 of 19 train samples .*\(19 without a label\); leave them out with --allow-partial"
+    ):
         stored_samples(world.view, "train", ("cls",))
     assert stored_samples(world.view, "train", ("cls",), allow_partial=True).rows == 0
     samples = stored_samples(world.view, "train", ("cls",), labels_needed=False)

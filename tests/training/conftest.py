@@ -93,20 +93,21 @@ def write_store(
     bad: Sequence[int] = (),
     labelled: bool = True,
     unlabelled: Sequence[int] = (),
+    partly: Sequence[Split] = ("train",),
     mean_of: Sequence[str] = ("pooled",),
     spec: TeacherSpec = SPEC,
     outputs: Sequence[str] = ("pooled", "logits"),
 ) -> Path:
     """A store beside a data folder ``data``; training samples of ``bad`` numbers could not be decoded.
 
-    Those of ``unlabelled`` numbers have no label.
+    Those of ``unlabelled`` numbers in the splits ``partly`` have no label.
     """
     path = folder / "store.zarr"
     store = create_store(LocalStorage(path), shards, root="../data", classes=classes, policy=DecodePolicy())
     writer = PassWriter(store, spec, Pass(tuple(outputs), 8, 1, "none"))
     for slot in store.slots:
         split, numbers = slot.shard.split, range(slot.rows)
-        hidden = (unlabelled if split == "train" else ()) if labelled else numbers
+        hidden = (unlabelled if split in partly else ()) if labelled else numbers
         lost = [n for n in numbers if split == "train" and n in bad]
         rows = np.array([says(picture(split, n)) for n in numbers], dtype=np.float32)
         rows[lost] = np.nan
@@ -172,6 +173,7 @@ def config_in(data: Path) -> Callable[..., Config]:
 
     def make(folder: Path, *sets: str) -> Config:
         return load_config(
+            values={"recipe": "clip-embed-kd"},
             sets=[
                 f"train.targets={data / 'store.zarr'}",
                 f"train.out={folder}",
@@ -184,7 +186,7 @@ def config_in(data: Path) -> Callable[..., Config]:
                 "student.drop_path=0.2",
                 "augment.crop_padding_px=1",
                 *sets,
-            ]
+            ],
         )
 
     return make

@@ -9,7 +9,6 @@ import torch
 from embedkd.config import Config
 from embedkd.errors import (
     CheckpointError,
-    ConfigError,
     EmbedKDError,
     HoleError,
     JoinError,
@@ -21,7 +20,7 @@ from embedkd.store import average, open_store, write_class_set
 from embedkd.training import train
 from embedkd.training.data import TrainingData, open_data
 from embedkd.training.terms import build_terms
-from tests.training.conftest import SPEC
+from tests.training.conftest import ROWS, SPEC
 
 ConfigOf = Callable[..., Config]
 MakeData = Callable[..., tuple[Shard, ...]]
@@ -206,8 +205,24 @@ def test_samples_without_a_label_take_part_where_that_is_asked_for(
     every = config_of(*sets, "train.keep_unlabelled=true")
     assert opened(every).train.rows == 22
     assert train(every).train_rows == 22
-    with pytest.raises(JoinError, match="18 without an embedding or a label"):
+    with pytest.raises(JoinError, match=r"\(18 without a label\); leave them out"):
         opened(config_of(*sets))
+
+
+@pytest.mark.parametrize("losses", ["losses={mse=1}", "losses={cross_entropy=1, mse=1}"])
+def test_held_out_samples_without_a_label_are_left_out_and_holes_are_not(
+    config_of: ConfigOf, tmp_path: Path, make_data: MakeData, make_store: MakeStore, losses: str
+) -> None:
+    store = make_store(tmp_path, make_data(tmp_path / "data"), unlabelled=(0, 5), partly=("val", "test"))
+    config = config_of(f"train.targets={store}", losses, "train.allow_view_mismatch=true", "train.epochs=1")
+    found = opened(config)
+    assert found.train.rows == ROWS["train"]
+    assert found.val is not None
+    assert found.test is not None
+    assert (found.val.rows, found.test.rows) == (ROWS["val"] - 2, ROWS["test"] - 2)
+    for split in ("val", "test"):
+        assert f"2 {split} samples are left out: without a label" in found.notes
+    assert train(config).test_rows == ROWS["test"] - 2
 
 
 def test_some_labels_are_needed_all_the_same(
@@ -216,10 +231,4 @@ def test_some_labels_are_needed_all_the_same(
     store = make_store(tmp_path, make_data(tmp_path / "data"), unlabelled=range(22), mean_of=())
     sets = (f"train.targets={store}", "losses={cross_entropy=1, mse=1}", "train.keep_unlabelled=true")
     with pytest.raises(TrainingError, match=r"losses.cross_entropy needs labels, no training sample has one"):
-        opened(config_of(*sets))
-
-
-def test_without_targets_nothing_is_learned_of_samples_without_a_label(config_of: ConfigOf, data: Path) -> None:
-    sets = ("train.targets=none", f"data.shards={data / 'data'}", SUPERVISED, "train.keep_unlabelled=true")
-    with pytest.raises(ConfigError, match="got shards alone; add --targets"):
         opened(config_of(*sets))

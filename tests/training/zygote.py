@@ -74,7 +74,7 @@ def dies_at_effect(sets: list[str], count: int) -> None:
 
 
 def _config(sets: list[str]) -> Config:
-    return load_config(sets=sets)
+    return load_config(values={"recipe": "clip-embed-kd"}, sets=sets)
 
 
 def _befall(faults: dict[str, Any]) -> None:
