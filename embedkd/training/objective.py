@@ -112,7 +112,7 @@ class TermLoss(nn.Module):
         if term.reads("target_logits") and width != num_classes:
             raise TrainingError(
                 f"losses.{term.name}: the teacher's {targets.output} are of {width} classes, the data has "
-                f"{num_classes}\nfit a head on its rows with embedkd head, then name that with --teacher"
+                f"{num_classes}\nfit a head on its rows with embedkd head; it is found in the store by itself"
             )
         if targets.classes is not None:
             if len(targets.classes) != num_classes:

@@ -82,7 +82,8 @@ def open_teachers(
         entries: Of ``train.targets``.
         teacher: As for `open_teacher`.
         views: How many of each one's stored views are wanted; None for all.
-        logits: Whether logits are wanted of each: to a teacher without any comes the head on it in its store.
+        logits: Whether logits are wanted of each: to a teacher without any of the store's classes comes the head on it
+            in that store.
 
     Raises:
         StoreError: A store cannot be opened.
@@ -112,12 +113,12 @@ def open_teachers(
 
 
 def _head(entry: str, view: TeacherView, others: "Sequence[TeacherView]") -> TeacherView | None:
-    """The head on a teacher in its store that has its logits; None where it has some itself or a head is named.
+    """The head on a teacher in its store that has its logits; None where it has some of the classes, or one is named.
 
     Raises:
         ConfigError: There are several.
     """
-    if LOGITS in view.outputs or any(is_head_on(other.spec, view.spec) for other in others):
+    if _has_logits(view) or any(is_head_on(other.spec, view.spec) for other in others):
         return None
     teachers = view.store.teachers.items()
     ids = [name for name, spec in teachers if spec.view is None and is_head_on(spec, view.spec)]
@@ -128,6 +129,12 @@ def _head(entry: str, view: TeacherView, others: "Sequence[TeacherView]") -> Tea
             f"name one beside it with --targets {store_of(entry)}#HEAD"
         )
     return TeacherView(view.store, ids[0]) if ids else None
+
+
+def _has_logits(view: TeacherView) -> bool:
+    """Whether the store has logits of its classes; a classifier of ImageNet's has others."""
+    logits, names = view.spec.output(LOGITS), view.store.class_names
+    return LOGITS in view.outputs and logits is not None and (names is None or logits.dim == len(names))
 
 
 def _base_of(view: TeacherView, names: "Sequence[str]", found: "Sequence[TeacherView]") -> str | None:

@@ -1,6 +1,7 @@
 """A head speaks for the teacher that it is on, in losses on logits; nobody has to name both."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_a_teacher_with_logits_of_its_own_speaks_for_itself(
     head(path, output="pooled")
     found = opened(config_of(f"train.targets={path}", LOSSES, *STILL))
     assert [teacher.view.spec.name for teacher in found.teachers] == [SPEC.name]
+
+
+def test_a_head_speaks_for_a_teacher_whose_logits_are_of_other_classes(
+    config_of: ConfigOf, data: Path, tmp_path: Path, make_store: MakeStore
+) -> None:
+    (tmp_path / "data").symlink_to(data / "data")
+    outputs = tuple(replace(one, dim=2) if one.name == "logits" else one for one in SPEC.outputs)
+    path = make_store(tmp_path, shards_of(data), spec=replace(SPEC, outputs=outputs))
+    config = config_of(f"train.targets={path}", LOSSES, *STILL)
+    with pytest.raises(TrainingError, match=r"logits are of 2 classes, the data has 3\nfit a head"):
+        train(config)
+    head(path, output="pooled")
+    assert facts(opened(config))["kl"] == (2.0, HEAD, "logits")
 
 
 def test_one_of_several_heads_must_be_named(config_of: ConfigOf, store: Path) -> None:
