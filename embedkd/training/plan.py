@@ -51,6 +51,7 @@ class Plan:
         workers: Processes that read and decode.
         data: What it learns from.
         budget: How long it is.
+        division: How the samples of an epoch are divided into steps, parts and ranks.
         ranks: The processes that take part.
     """
 
@@ -62,6 +63,7 @@ class Plan:
     workers: int
     data: TrainingData
     budget: Budget
+    division: Division
     ranks: Ranks = ALONE
 
     @classmethod
@@ -76,6 +78,7 @@ class Plan:
         check_batch_size(terms, settings.global_batch_size // settings.accumulate)
         device = resolve_device(settings.device, ranks)
         data = open_data(config, terms)
+        division = Division(data.train.rows, settings.global_batch_size, settings.accumulate, ranks)
         return cls(
             config=config,
             terms=data.terms,
@@ -86,10 +89,11 @@ class Plan:
             data=data,
             budget=Budget(
                 epochs=settings.epochs,
-                steps_per_epoch=-(-data.train.rows // settings.global_batch_size),
+                steps_per_epoch=division.steps,
                 validate_every_epochs=settings.validate_every_epochs,
                 checkpoint_every_steps=settings.checkpoint_every_steps,
             ),
+            division=division,
             ranks=ranks,
         )
 
@@ -98,12 +102,6 @@ class Plan:
         """The config as the run folder keeps it: with the teachers named that it found."""
         settings = self.config.train
         return replace(self.config, train=replace(settings, targets=named_entries(self.data.teachers)))
-
-    @property
-    def division(self) -> Division:
-        """How the samples of an epoch are divided into steps, parts and ranks."""
-        settings = self.config.train
-        return Division(self.data.train.rows, settings.global_batch_size, settings.accumulate, self.ranks)
 
     def build(self, live: "LiveTeacher | None" = None) -> tuple[Learner, StudentCard]:
         """The student with all it learns by, at step 0, and how to build it again.

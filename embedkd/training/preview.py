@@ -168,7 +168,8 @@ def _compared(plan: Plan, term: "Term") -> str:
     targets = plan.data.targets.get(term.name)
     if targets is None:
         return "labels"
-    teachers = [teacher.name for teacher in plan.data.teachers if term.teacher in {None, teacher.name}]
+    averaged = [name.rpartition(":")[0] for name in targets.rows]  # of an ensemble; else there is one teacher
+    teachers = averaged or [term.teacher or plan.data.teachers[0].name]
     sides = [] if targets.output is None else [f"rows of {targets.output}"]
     if targets.classes is not None:
         sides.append(f"{len(targets.classes)} classes of {targets.class_output}")

@@ -190,7 +190,7 @@ def test_the_command_prints_lines_or_json(
     monkeypatch.chdir(tmp_path)
     command = (
         *("train", "--targets", data / "store.zarr", "--student", "vit-tiny", "--image-px", 8, "--batch-size", 8),
-        *("--set", "student.patch_px=4", "--set", "train.workers=0", "--epochs", 2, "--dry-run"),
+        *("--set", "student.patch_px=4", "--set", "train.workers=0", "--epochs", 2, "--augment", "none", "--dry-run"),
     )
     code, out, err = invoke(capsys, command)
     assert code == 0
