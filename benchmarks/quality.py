@@ -23,7 +23,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,9 @@ class Run:
     @property
     def answers(self) -> Path:
         """Where its right and wrong answers are kept; another place for other settings."""
-        settings = [line for line in PIPELINE.read_text().splitlines() if not line.startswith("#")]
-        facts = [self.name, asdict(CONTENDERS[self.name]), self.seed, self.sets, self.fold.facts, settings]
+        config = self.config()
+        config = replace(config, train=replace(config.train, targets=()))  # the folder may be moved
+        facts = [self.name, CONTENDERS[self.name].teachers, self.fold.facts, config.training_facts()]
         return self.fold.home / "answers" / f"{blake2b_hex(canonical_json(facts))[:16]}.json"
 
     def config(self) -> Config:

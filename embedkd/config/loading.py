@@ -38,9 +38,11 @@ def load_config(
     for key, value in (values or {}).items():
         if value is not None:
             _put(document, key, value)
-    if "losses" not in document and not any(text.partition("=")[0].strip() == "losses" for text in sets):
-        document.setdefault("recipe", DEFAULT_RECIPE)
-    expand_recipe(document)
+    named = bool({"losses", "recipe"} & document.keys()) or any(_key(text) == "losses" for text in sets)
+    if not named:
+        document["recipe"] = DEFAULT_RECIPE
+    # The default recipe's settings were measured with its losses, and those of a demo's runs are others.
+    expand_recipe(document, settings=named or "demo" not in document)
     for text in sets:
         key, separator, typed = text.partition("=")
         if not separator:
@@ -48,6 +50,10 @@ def load_config(
         _put(document, key.strip(), TypedText(typed.strip()))
     expand_augmentation(document)
     return Config.from_dict(document)
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0].strip()
 
 
 def _read_toml(path: "Path") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Recipes: named weighted sums of losses, as data. Names of losses are looked up where their table is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -67,8 +67,12 @@ RECIPES: Final[Mapping[str, Recipe]] = {
 }
 
 
-def expand_recipe(document: dict[str, Any]) -> None:
+def expand_recipe(document: dict[str, Any], *, settings: bool = True) -> None:
     """Put what the recipe that a document names says in its place; options and settings that are given win over it.
+
+    Args:
+        document: Of tables; changed.
+        settings: Whether its settings are put too.
 
     Raises:
         UnknownNameError: There is no such recipe.
@@ -77,18 +81,27 @@ def expand_recipe(document: dict[str, Any]) -> None:
     name = document.pop("recipe", None)
     if name is None:
         return
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise UnknownNameError("recipe", str(name), RECIPES)
     if "losses" in document:
         raise ConfigError(
             f"expected a recipe or losses, got recipe '{name}' and {', '.join(document['losses'])}; leave one out, or "
             "change a weight of the recipe by --set losses.NAME=WEIGHT"
         )
-    recipe, given = RECIPES[name], document.get("loss_options", {})
+    recipe = RECIPES[name]
     document["losses"] = dict(recipe.losses)
-    document["loss_options"] = dict(given) | {
-        loss: {**options, **given.get(loss, {})} for loss, options in recipe.loss_options.items()
-    }
-    for key, value in recipe.settings.items():
-        section, _, name = key.partition(".")
-        document.setdefault(section, {}).setdefault(name, value)
+    for loss, options in recipe.loss_options.items():
+        for option, value in options.items():
+            _put_default(document, ("loss_options", loss, option), value)
+    for key, setting in recipe.settings.items() if settings else ():
+        _put_default(document, key.split("."), setting)
+
+
+def _put_default(document: dict[str, Any], path: Sequence[str], value: bool | float | str) -> None:
+    """Set what nobody has set; whatever is no table stays, for `Config.from_dict` to refuse."""
+    *tables, last = path
+    table: object = document
+    for name in tables:
+        table = table.setdefault(name, {}) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table.setdefault(last, value)

@@ -217,11 +217,12 @@ class Config:
 
     def for_demo_run(self, run: DemoRun) -> "Config":
         """The same budget with the losses of one of ``demo.runs``."""
+        used = {_loss_of(name) for name in run.losses}
         allowed = self.train.allow_view_mismatch or run.allow_view_mismatch
         return replace(
             self,
             losses=dict(run.losses),
-            loss_options={name: one for name, one in self.loss_options.items() if _loss_of(name) in run.losses},
+            loss_options={name: one for name, one in self.loss_options.items() if _loss_of(name) in used},
             train=replace(self.train, allow_view_mismatch=allowed),
         )
 

@@ -52,9 +52,10 @@ class TrainConfig:
         out: The run folder.
         teacher: Identifier of a teacher in each store, or its beginning; None where a store has one.
         teacher_weights: Name of a teacher in the run (``vit-l-32``) to its weight among several, 1 where it is not
-            named. The weight of each loss is divided among the teachers in these proportions.
-        teacher_drop: Probability that a step does without a teacher, of several; one of them always stays, and the
-            weights of those that stay grow so that the expectation is the same.
+            named, and a head that of its teacher. The weight of each loss is divided among the teachers in these
+            proportions.
+        teacher_drop: Probability that a step does without a teacher and its head, of several; one of them always stays,
+            and the weights of those that stay grow so that the expectation is the same.
         views: Stored views of the teachers that the student sees, one an epoch; None takes all there are, 0 the plain
             images.
         class_set: Class means by name; None takes the store's default set.

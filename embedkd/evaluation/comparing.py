@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from embedkd.errors import TrainingError
+from embedkd.errors import ConfigError, TrainingError
 from embedkd.evaluation.agreement import answer_agreement
 from embedkd.evaluation.alignment import alignment
 from embedkd.evaluation.cka import linear_cka
@@ -42,7 +42,7 @@ def agreement_with_teachers(
         What `answer_agreement`, `alignment`, `neighbour_overlap` and `linear_cka` yield; of several teachers with
         ``@`` and the teacher's name behind each.
     """
-    for teacher in meetings.teachers:
+    for teacher in meetings.compared:
         rows = _rows_of(teacher, found, sources)
         yield from _named(_with_one(teacher, rows, found, meetings), teacher, meetings)
 
@@ -51,13 +51,21 @@ def zero_shot(found: "Collected", meetings: "Meetings") -> "Iterator[tuple[str, 
     """Zero-shot accuracy in each teacher's space of texts, names as in `agreement_with_teachers`.
 
     Raises:
-        TrainingError: The student has no such space.
+        TrainingError: The student has no such space, or which of several sets of texts is meant was not said.
     """
     spaces: dict[str, tuple[Meeting, NDArray[np.float32]]] = {}
+    unnamed: ConfigError | None = None
     for met in sorted(meetings.all, key=lambda one: one.class_output != TEXT):
-        texts = met.texts()
-        if texts is not None:
-            spaces.setdefault(met.teacher.name, (met, texts))
+        if met.teacher.name not in spaces:
+            try:
+                texts = met.texts()
+            except ConfigError as error:
+                unnamed = error
+                continue
+            if texts is not None:
+                spaces[met.teacher.name] = (met, texts)
+    if not spaces and unnamed is not None:
+        raise TrainingError(f"the run named none of its store's sets of class texts ({unnamed})") from unnamed
     if not spaces:
         raise TrainingError(
             "the student shares no space with class texts; train it with interactive_contrastive, or with a loss that "
@@ -96,6 +104,6 @@ def _rows_of(teacher: "RunTeacher", found: "Collected", sources: "Sources") -> "
 
 
 def _named(measured: "Named", teacher: "RunTeacher", meetings: "Meetings") -> "Iterator[tuple[str, Estimate]]":
-    suffix = f"@{teacher.name}" if len(meetings.teachers) > 1 else ""
+    suffix = f"@{teacher.name}" if len(meetings.compared) > 1 else ""
     for name, estimate in measured:
         yield f"{name}{suffix}", estimate

@@ -138,6 +138,11 @@ class Meetings:
             ) from error
         return cls(config, data.teachers, tuple(_meetings(config, data, objective)), card.num_classes)
 
+    @property
+    def compared(self) -> "tuple[RunTeacher, ...]":
+        """The teachers that a student is compared with; what a head says is compared as its teacher's answers."""
+        return tuple(teacher for teacher in self.teachers if teacher.base is None)
+
     def rows(self, split: "Split") -> "tuple[Samples, Mapping[str, tuple[RunTeacher, str]]]":
         """Samples of a split joined with rows of all teachers: embeddings, and logits where these are of the classes.
 

@@ -14,6 +14,7 @@ from embedkd.join.slots import SlotReader, is_elsewhere
 from embedkd.join.targets import Places, Target
 from embedkd.records import DecodePolicy, Shard, Split, ViewSpec
 from embedkd.store import Slot, SlotCounts, TeacherView
+from embedkd.store.heads import is_derived
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,7 +191,8 @@ def joined_samples(
     if refused:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
         places = " and ".join(dict.fromkeys(store.storage.url for store in stores))
-        remedy = "run embedkd precompute to its end, or " if set(refused) != {UNLABELLED} else ""
+        begun = "embedkd precompute, and then embedkd head," if any(map(_is_head, wanted)) else "embedkd precompute"
+        remedy = f"run {begun} to its end, or " if set(refused) != {UNLABELLED} else ""
         raise JoinError(
             f"{sum(refused.values())} of {sum(s.rows for s in slots)} {split} samples of {places} "
             f"cannot be used ({reasons}); {remedy}leave them out with --allow-partial"
@@ -236,10 +238,14 @@ def _views_of(wanted: Sequence[Wanted]) -> tuple[ViewSpec, ...]:
             first = found[0][0].view.spec.name
             raise JoinError(
                 f"expected one set of stored views of all teachers, got {_shown(found[0][1])} of {first} and "
-                f"{_shown(views)} of {one.view.spec.name}; precompute both with the same --views, or take fewer with "
-                "--set train.views=NUMBER"
+                f"{_shown(views)} of {one.view.spec.name}; precompute both with the same --views (for a head run "
+                "embedkd head again), or take fewer with --set train.views=NUMBER"
             )
     return tuple(view for view in found[0][1] if view is not None) if found else ()
+
+
+def _is_head(wanted: Wanted) -> bool:
+    return is_derived(wanted.view.spec)
 
 
 def _shown(views: Sequence[ViewSpec | None]) -> str:

@@ -60,7 +60,8 @@ def _of_evaluation(run: "Run") -> "Iterator[str]":
         return
     if evaluation.split != "test":
         yield f"was evaluated on the {evaluation.split} split, which the table does not show."
-    if evaluation.data not in {" and ".join(run.targets), run.setting("data", "shards")}:
+    stores = dict.fromkeys(entry.partition("#")[0] for entry in run.targets)
+    if evaluation.data not in {" and ".join(stores), run.setting("data", "shards")}:
         yield f"was evaluated on {evaluation.data}, not on the data it was trained beside."
     yield from evaluation.notes[:_MOST_NOTES]
     for reason, rows in evaluation.left_out.items():

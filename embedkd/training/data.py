@@ -110,7 +110,7 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
         settings.targets,
         settings.teacher,
         0 if settings.online_teacher else settings.views,
-        logits=any(term.output == LOGITS for term in terms),
+        needs_logits=partial(_needs_logits, terms, settings.teacher_weights),
     )
     shares = shares_of(teachers, settings.teacher_weights)
     terms = spread_terms(terms, shares, config.loss_options, partial(speakers, teachers))
@@ -123,7 +123,7 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     splits = stored_splits(config, teachers, sources, labels_needed=_needs_labels(config, terms))
     check_coverage([splits.train, splits.val, splits.test])
     targets = fit_targets(targets, terms, splits.train)
-    if splits.notes and (any(one.classes is not None for one in targets.values()) or any(map(_has_learned, used))):
+    if splits.held_out and (any(one.classes is not None for one in targets.values()) or any(map(_has_learned, used))):
         splits.notes.append(
             "class sets and heads are as the store has them: they may have been made of samples that are held out now"
         )
@@ -144,6 +144,11 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     )
 
 
+def _needs_logits(terms: "Sequence[Term]", weights: "Mapping[str, float]", teacher: str) -> bool:
+    """Whether a loss on logits is for all teachers, of which this one is not left out."""
+    return bool(weights.get(teacher, 1.0)) and any(term.output == LOGITS and term.teacher is None for term in terms)
+
+
 def _needs_labels(config: "Config", terms: "Sequence[Term]") -> bool:
     """Whether a training sample without a label cannot take part."""
     return not config.train.keep_unlabelled and any("labels" in term.entry.needs for term in terms)
@@ -159,8 +164,10 @@ def _used(
 ) -> tuple[RunTeacher, ...]:
     """The teachers that a loss compares with."""
     asked = {term.teacher for term in terms if term.entry.from_store}
-    every = {name for name, share in shares.items() if share} if None in asked else set()
-    return tuple(teacher for teacher in teachers if teacher.name in asked | every)
+    for term in terms:
+        if term.entry.from_store and term.teacher is None:
+            asked |= {name for name in speakers(teachers, term.output) if shares[name]}
+    return tuple(teacher for teacher in teachers if teacher.name in asked)
 
 
 def _check_trained(teachers: "Sequence[RunTeacher]", config: "Config") -> None:

@@ -31,12 +31,22 @@ class TeacherDropping:
     seed: int
 
     @classmethod
-    def of(cls, terms: "Sequence[Term]", probability: float, seed: int) -> "TeacherDropping | None":
-        """For the losses of a run; None where nothing is dropped: no probability, or fewer than two teachers."""
+    def of(
+        cls, terms: "Sequence[Term]", probability: float, seed: int, bases: "Mapping[str, str] | None" = None
+    ) -> "TeacherDropping | None":
+        """For the losses of a run; None where nothing is dropped: no probability, or fewer than two teachers.
+
+        Args:
+            terms: The losses.
+            probability: Of dropping a teacher.
+            seed: Of the run.
+            bases: Name of each head to that of its teacher, with which it is dropped.
+        """
         teachers: dict[str, tuple[str, ...]] = {}
         for term in terms:
             if term.teacher is not None:
-                teachers[term.teacher] = (*teachers.get(term.teacher, ()), term.name)
+                name = (bases or {}).get(term.teacher, term.teacher)
+                teachers[name] = (*teachers.get(name, ()), term.name)
         return cls(teachers, probability, seed) if probability and len(teachers) > 1 else None
 
     @property

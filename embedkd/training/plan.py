@@ -129,13 +129,14 @@ class Plan:
             seed=seed,
             unlabelled=config.train.keep_unlabelled,
         )
+        bases = {teacher.name: teacher.base for teacher in self.data.teachers if teacher.base is not None}
         lesson = Lesson(
             self._placed(student),
             objective.to(self.device),
             device=self.device,
             precision=self.precision,
             mixing=Mixing.of(config.augment, image_px=card.image_px, seed=seed),
-            dropping=TeacherDropping.of(self.terms, config.train.teacher_drop, seed),
+            dropping=TeacherDropping.of(self.terms, config.train.teacher_drop, seed, bases),
             live=live,
         )
         return self._learner(lesson), card

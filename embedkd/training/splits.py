@@ -27,13 +27,15 @@ class Splits:
         train: What is learned from.
         val: What chooses the best student; held out of the training split where the data has none.
         test: What the best student is reported on.
-        notes: Of what was held out.
+        notes: What a reader of the run's output should know, a line each.
+        held_out: Whether val was held out of the training split.
     """
 
     train: Samples
     val: Samples
     test: Samples
     notes: list[str] = field(default_factory=list)
+    held_out: bool = False
 
     def hold_out(self, config: "Config", where: str, *, labelled: bool) -> "Splits":
         """The same, with a part of the training split in place of a validation split that is not there.
@@ -52,7 +54,7 @@ class Splits:
             f"there is no validation split: {val.rows} of {self.train.rows} training samples are held out to choose "
             "the best student (train.val_fraction)"
         )
-        return Splits(train, val, self.test, [note])
+        return Splits(train, val, self.test, [note], held_out=True)
 
 
 def stored_splits(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from embedkd.errors import ConfigError, UnknownNameError
 from embedkd.records import LOGITS
 from embedkd.store import TeacherView, open_store
-from embedkd.store.heads import is_head_on
+from embedkd.store.heads import is_derived, is_head_on
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedkd.store import EmbeddingStore
 
@@ -74,7 +74,11 @@ def open_teacher(entry: str, teacher: str | None, opened: "dict[str, EmbeddingSt
 
 
 def open_teachers(
-    entries: "Sequence[str]", teacher: str | None, views: int | None = 0, *, logits: bool = False
+    entries: "Sequence[str]",
+    teacher: str | None,
+    views: int | None = 0,
+    *,
+    needs_logits: "Callable[[str], bool] | None" = None,
 ) -> tuple[RunTeacher, ...]:
     """All teachers of a run, in the order of the entries, and behind them heads that are needed beside them.
 
@@ -82,8 +86,8 @@ def open_teachers(
         entries: Of ``train.targets``.
         teacher: As for `open_teacher`.
         views: How many of each one's stored views are wanted; None for all.
-        logits: Whether logits are wanted of each: to a teacher without any of the store's classes comes the head on it
-            in that store.
+        needs_logits: From the name of a teacher to whether logits are wanted of it: where it has none of the store's
+            classes, the head on it in that store comes along.
 
     Raises:
         StoreError: A store cannot be opened.
@@ -92,10 +96,11 @@ def open_teachers(
     """
     opened: dict[str, EmbeddingStore] = {}
     found = [open_teacher(entry, teacher, opened) for entry in entries]
-    if logits:
-        heads = {entry: head for entry, view in zip(entries, found, strict=True) if (head := _head(entry, view, found))}
-        found += heads.values()
-        entries = [*entries, *(f"{store_of(entry)}#{head.teacher_id}" for entry, head in heads.items())]
+    if needs_logits is not None:
+        asked = [needs_logits(name) for name in _names(found)]
+        heads = [(e, _head(e, view, found)) for e, view, needed in zip(entries, found, asked, strict=True) if needed]
+        found += [head for _, head in heads if head is not None]
+        entries = [*entries, *(f"{store_of(e)}#{head.teacher_id}" for e, head in heads if head is not None)]
     fingerprints = [view.spec.fingerprint for view in found]
     for at, (entry, view) in enumerate(zip(entries, found, strict=True)):
         first = fingerprints.index(fingerprints[at])
@@ -104,12 +109,17 @@ def open_teachers(
                 f"train.targets: expected each teacher once, got {view.spec.name} in {entries[first]} and {entry}; "
                 "name one with STORE#TEACHER, or join stores of other shards with embedkd store merge"
             )
-    short = [short_name(view.spec.name) for view in found]
-    names = [_safe(one if short.count(one) == 1 else view.teacher_id) for one, view in zip(short, found, strict=True)]
+    names = _names(found)
     return tuple(
         RunTeacher(name, view, _stored_views(view, entry, views), _base_of(view, names, found), store_of(entry))
         for name, view, entry in zip(names, found, entries, strict=True)
     )
+
+
+def _names(found: "Sequence[TeacherView]") -> list[str]:
+    """What the teachers of a run are called: by their names, or their ids where two would be called alike."""
+    short = [short_name(view.spec.name) for view in found]
+    return [_safe(one if short.count(one) == 1 else view.teacher_id) for one, view in zip(short, found, strict=True)]
 
 
 def _head(entry: str, view: TeacherView, others: "Sequence[TeacherView]") -> TeacherView | None:
@@ -134,7 +144,9 @@ def _head(entry: str, view: TeacherView, others: "Sequence[TeacherView]") -> Tea
 def _has_logits(view: TeacherView) -> bool:
     """Whether the store has logits of its classes; a classifier of ImageNet's has others."""
     logits, names = view.spec.output(LOGITS), view.store.class_names
-    return LOGITS in view.outputs and logits is not None and (names is None or logits.dim == len(names))
+    if logits is None or LOGITS not in view.outputs:
+        return False
+    return logits.dim == (len(names) if names is not None else 1 + int(view.counts(LOGITS).max_label.max(initial=-1)))
 
 
 def _base_of(view: TeacherView, names: "Sequence[str]", found: "Sequence[TeacherView]") -> str | None:
@@ -156,11 +168,22 @@ def _stored_views(view: TeacherView, entry: str, count: int | None) -> tuple[Tea
         return ()
     ids = view.store.views_of(view.teacher_id)
     if count is not None and len(ids) < count:
+        more = "embedkd head, again" if is_derived(view.spec) else f"embedkd precompute --views {count}"
         raise ConfigError(
             f"train.views: expected at most {len(ids)}, the stored views of {view.spec.name} in {entry}, got {count}; "
-            f"make more with embedkd precompute --views {count}"
+            f"make more with {more}"
         )
     return tuple(TeacherView(view.store, teacher_id) for teacher_id in ids[:count])
+
+
+def found_before(entries: "Sequence[str]", recorded: "Sequence[str]") -> tuple[str, ...]:
+    """The entries to go on with: those that a run recorded, where the same stores are named and no teacher is.
+
+    >>> found_before(["a.zarr"], ["a.zarr#x", "a.zarr#y"]), found_before(["b.zarr"], ["a.zarr#x"])
+    (('a.zarr#x', 'a.zarr#y'), ('b.zarr',))
+    """
+    same = set(entries) == {store_of(entry) for entry in recorded}
+    return tuple(recorded if same else entries)
 
 
 def speakers(teachers: "Sequence[RunTeacher]", output: str | None) -> tuple[str, ...]:

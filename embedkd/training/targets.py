@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from embedkd.errors import TrainingError, UnknownNameError
-from embedkd.records import blake2b_hex
+from embedkd.errors import ConfigError, TrainingError, UnknownNameError
+from embedkd.records import LOGITS, blake2b_hex
 from embedkd.store import default_name, set_names
 from embedkd.training.stores import speakers
 
@@ -97,6 +97,7 @@ def find_targets(
             chosen = [name for name in speakers(teachers, term.output) if shares[name]]
         else:
             chosen = [term.teacher]
+            _check_head(term, teachers, named)
         said = {name: finders[name].find(term) for name in chosen}
         widths = {name: one.dim for name, one in said.items()}
         if len(set(widths.values())) > 1:
@@ -114,6 +115,16 @@ def find_targets(
             first = replace(first, rows=rows)
         found[term.name] = first
     return found
+
+
+def _check_head(term: "Term", teachers: "Sequence[RunTeacher]", named: "Mapping[str, RunTeacher]") -> None:
+    """Refuse a loss on logits of a named teacher that has none, where a head of the run has them."""
+    heads = [teacher.name for teacher in teachers if teacher.base == term.teacher]
+    if heads and term.output == LOGITS and LOGITS not in named[str(term.teacher)].view.outputs:
+        loss = term.name.partition("@")[0]
+        raise ConfigError(
+            f"losses.{term.name}: expected a teacher with logits, {term.teacher} has a head; name {loss}@{heads[0]}"
+        )
 
 
 def sources_of(

@@ -173,6 +173,12 @@ def spread_terms(
             spread.append(term)
             continue
         chosen = dict(shares) if speakers is None else {name: shares[name] for name in speakers(term.output)}
+        for teacher in shares.keys() - chosen.keys():
+            if f"{term.name}@{teacher}" in options:
+                raise ConfigError(
+                    f"loss_options.{term.name}@{teacher}: expected one of those that {term.name} compares with "
+                    f"({', '.join(chosen)}), got {teacher}"
+                )
         spread += [term] if term.compares.ensemble else _for_each(term, chosen, options)
         if not sum(chosen.values()):
             raise ConfigError(f"train.teacher_weights: expected one above 0 for {term.name}, got 0 for {min(chosen)}")

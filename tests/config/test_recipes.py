@@ -89,3 +89,35 @@ def test_a_recipe_and_losses_exclude_each_other(tmp_path: Path) -> None:
 def test_an_unknown_recipe_is_told_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="unknown recipe 'hintn'; did you mean hinton"):
         load_config(values={"recipe": "hintn"})
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("train = 3\n", "train"),
+        ("loss_options = 3\n", "loss_options"),
+        ("[loss_options]\nmse = 3\n", "loss_options.mse"),
+    ],
+)
+def test_what_is_no_table_is_named_though_the_default_recipe_would_fill_it(tmp_path: Path, text: str, key: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"^{key}: expected a table, got int 3"):
+        load_config(path)
+
+
+def test_a_recipe_is_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('recipe = ["hinton"]\n')
+    with pytest.raises(UnknownNameError, match="unknown recipe"):
+        load_config(path)
+
+
+def test_the_runs_of_a_demo_have_no_settings_that_nobody_gave(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[[demo.runs]]\nname = 'a'\nlosses = {'mse@x' = 1.0}\n[loss_options.mse]\nnormalise = true\n")
+    config = load_config(path)
+    (run,) = config.demo.runs
+    made = config.for_demo_run(run)
+    assert not made.train.allow_view_mismatch
+    assert made.loss_options["mse"]["normalise"] is True

@@ -89,13 +89,17 @@ def test_of_several_sets_of_texts_the_run_says_which(home: Path, tmp_path: Path)
     still = ("augment.crop_padding_px=0", "augment.flip=0")
     sets = ("losses={cosine=1}", f"train.targets={tmp_path / 'pair.zarr'}", *still)
     train(config_of(tmp_path / "unnamed", *sets))
-    with pytest.raises(ConfigError, match=r"text has 2 class sets; name one .*mine, prompts-simple"):
+    with pytest.raises(TrainingError, match=r"the run named none of .*text has 2 class sets.*mine, prompts-simple"):
         evaluate_run(tmp_path / "unnamed", measures=replace(NOTHING, zero_shot=True), device="cpu")
     train(config_of(tmp_path / "named", *sets, "train.class_set=mine"))
     ours = projected(tmp_path / "named", "cosine", answers_of(tmp_path / "named")[0])
     nearest = cosine_similarity(ours[:, None], torch.from_numpy(texts)[None], dim=2).argmax(1).numpy()
     found = values_of(tmp_path / "named", replace(NOTHING, zero_shot=True))
     assert found["zero_shot"] == pytest.approx((nearest == LABELS).mean())
+    losses = "losses={interactive_contrastive=1, mse=1}"
+    option = "loss_options.interactive_contrastive.class_set=mine"
+    train(config_of(tmp_path / "one", losses, option, *sets[1:]))
+    assert "zero_shot" in values_of(tmp_path / "one", replace(NOTHING, zero_shot=True)), "one loss named its texts"
 
 
 def test_a_loss_that_projects_the_teacher_is_compared_on_the_students_side(run_of: RunOf) -> None:
