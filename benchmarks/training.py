@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -74,10 +74,25 @@ class End:
     Attributes:
         memory: Kind, start_bytes and peak_bytes.
         parameters: Of the student.
+        multiply_adds: Of the student, for one image.
     """
 
     memory: Mapping[str, Any]
     parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class TeacherSize:
+    """How large a teacher is.
+
+    Attributes:
+        parameters: How many it has.
+        multiply_adds: For one image.
+    """
+
+    parameters: int
+    multiply_adds: int
 
 
 def serve(variant: Variant, pipe: Connection) -> None:
@@ -109,7 +124,7 @@ def serve(variant: Variant, pipe: Connection) -> None:
         if plan.device.type == "cuda":
             torch.cuda.synchronize(plan.device)
         pipe.send(Steps((time.perf_counter() - wall) / number, (time.process_time() - cpu) / number))
-    pipe.send(End(asdict(memory.read()), card.parameters))
+    pipe.send(End(asdict(memory.read()), card.parameters, card.multiply_adds))
 
 
 class Runner:
@@ -154,6 +169,7 @@ class Runner:
 def write_store(folder: Path, teacher: str, device: str, pipe: Connection) -> None:
     """In a process of its own: a store of drawn rows that says it is of that teacher; sends the teacher's size."""
     import numpy as np
+    import torch
 
     from embedkd.records import DecodePolicy, RowStatus, key_hash
     from embedkd.seeding import generator
@@ -163,6 +179,7 @@ def write_store(folder: Path, teacher: str, device: str, pipe: Connection) -> No
     from embedkd.sources.shards import index_shards, list_data
     from embedkd.storage import LocalStorage
     from embedkd.store import Pass, PassWriter, SlotRows, average, create_store, remembered_root, write_class_set
+    from embedkd.students.cost import multiply_adds
     from embedkd.teachers import LoadOptions, load_teacher
 
     loaded = load_teacher(f"vit:{teacher}", LoadOptions(device, random_seed=0))  # it has the precision of the device
@@ -186,23 +203,25 @@ def write_store(folder: Path, teacher: str, device: str, pipe: Connection) -> No
     view = store.teacher()
     write_class_set(view, "cls", average(view, "cls", samples_per_class=100, seed=0))
     assert loaded.backbone is not None
-    pipe.send(sum(parameter.numel() for parameter in loaded.backbone.module.parameters()))
+    module = loaded.backbone.module
+    image = torch.zeros(1, 3, *loaded.spec.preprocess.crop_px, device=device)
+    pipe.send(TeacherSize(sum(one.numel() for one in module.parameters()), multiply_adds(module, image)))
 
 
-def make_stores(folder: Path, teachers: Sequence[str], device: str) -> dict[str, tuple[Path, int]]:
-    """Name of each teacher to its store and its number of parameters."""
+def make_stores(folder: Path, teachers: Sequence[str], device: str) -> dict[str, tuple[Path, TeacherSize]]:
+    """Name of each teacher to its store and its size."""
     context, made = get_context("spawn"), {}
     for teacher in teachers:  # one after the other: each draws 1.2 GB of weights
         pipe, theirs = context.Pipe()
         process = context.Process(target=write_store, args=(folder / f"{teacher}.zarr", teacher, device, theirs))
         process.start()
         theirs.close()
-        made[teacher] = (folder / f"{teacher}.zarr", int(pipe.recv()))
+        made[teacher] = (folder / f"{teacher}.zarr", pipe.recv())
         process.join()
     return made
 
 
-def variants(options: argparse.Namespace, stores: Mapping[str, tuple[Path, int]], out: Path) -> list[Variant]:
+def variants(options: argparse.Namespace, stores: Mapping[str, tuple[Path, TeacherSize]], out: Path) -> list[Variant]:
     """What is compared."""
     common = {
         "student.name": options.student,
@@ -210,6 +229,7 @@ def variants(options: argparse.Namespace, stores: Mapping[str, tuple[Path, int]]
         "train.global_batch_size": options.batch_size,
         "train.epochs": 1000,  # steps are asked for, not epochs
         "train.device": options.device,
+        "train.precision": options.precision,
         "train.workers": 0,  # a worker would read ahead while the others take their turns, unseen
         "train.out": str(out / "run"),  # nothing is written there
         "train.allow_view_mismatch": True,
@@ -234,8 +254,7 @@ class Table:
 
     runners: list[Runner]
     ends: dict[str, End]
-    teachers: Mapping[str, int]
-    lines: list[str] = field(default_factory=list)
+    teachers: Mapping[str, TeacherSize]
 
     def ratio(self, over: str, under: str, value: Callable[[Steps], float]) -> dict[str, float]:
         """Of two variants, round by round."""
@@ -261,8 +280,8 @@ class Table:
         for name in (MEANS, ROWS):
             facts["stored"][name] = self._stored(name)
         print(f"\nonline against {ROWS}")
-        for teacher, parameters in self.teachers.items():
-            facts["online"][teacher] = self._online(teacher, parameters)
+        for teacher, size in self.teachers.items():
+            facts["online"][teacher] = self._online(teacher, size)
         return facts
 
     def _stored(self, name: str) -> dict[str, Any]:
@@ -274,17 +293,22 @@ class Table:
         print(f"  {'':<18} peak memory {peak:.3f}, net of imports {net:.3f}, goal <= {MEMORY_GOAL}: {met}")
         return {"step": wall, "cpu": cpu, "peak": peak, "net": net}
 
-    def _online(self, teacher: str, parameters: int) -> dict[str, Any]:
+    def _online(self, teacher: str, size: TeacherSize) -> dict[str, Any]:
         name, goal = f"online {teacher}", ONLINE_GOALS.get(teacher)
         wall, cpu = (self.ratio(name, ROWS, value) for value in (_wall, _cpu))
         peak, net = (self.memory_ratio(name, ROWS, net=net) for net in (False, True))
-        student = self.ends[ROWS].parameters
+        student = self.ends[ROWS]
         against = "" if goal is None else f", goal >= {goal:g}: {_met(wall['median'] >= goal)}"
         print(f"  {teacher:<10} step {_shown(wall, 1)} times{against}; processor time {_shown(cpu, 1)}")
         print(f"  {'':<10} peak memory {peak:.2f} times, net of imports {net:.2f} times")
-        ratio, sizes = parameters / student, f"{parameters / 1e6:.1f} M parameters to {student / 1e6:.2f} M"
+        ratio = size.parameters / student.parameters
+        sizes = f"{size.parameters / 1e6:.1f} M parameters to {student.parameters / 1e6:.2f} M"
         print(f"  {'':<10} parameter bytes, which is what the paper calls memory: {ratio:.0f} times ({sizes})")
-        return {"step": wall, "cpu": cpu, "peak": peak, "net": net, "parameter_ratio": ratio}
+        # A backward pass costs twice the forward one, and the teacher has none.
+        work = (size.multiply_adds + 3 * student.multiply_adds) / (3 * student.multiply_adds)
+        costs = f"{size.multiply_adds / 1e9:.1f} G multiply-adds an image to 3 x {student.multiply_adds / 1e9:.2f} G"
+        print(f"  {'':<10} arithmetic of a step: {work:.1f} times ({costs})")
+        return {"step": wall, "cpu": cpu, "peak": peak, "net": net, "parameter_ratio": ratio, "arithmetic": work}
 
 
 def _wall(steps: Steps) -> float:
@@ -322,6 +346,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="in a measure, of all but the teachers in the loop")
     parser.add_argument("--online-rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto", help="of the students; teachers have that of their device")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or processes that wait for their turn would spin
@@ -339,7 +364,7 @@ def main() -> None:
         finally:
             for runner in runners:
                 runner.close()
-    table = Table(runners, ends, {teacher: parameters for teacher, (_, parameters) in stores.items()})
+    table = Table(runners, ends, {teacher: size for teacher, (_, size) in stores.items()})
     facts = table.show()
     print(f"\n{time.perf_counter() - began:.0f} s in all; {len(runners[0].found)} rounds of {options.steps} steps")
     measured = {r.variant.name: [asdict(steps) for steps in r.found] for r in runners}
