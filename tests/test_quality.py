@@ -68,7 +68,7 @@ def test_every_contender_sees_as_many_images(tmp_path: Path) -> None:
 
 
 def test_contenders_differ_in_nothing_but_what_they_state(tmp_path: Path) -> None:
-    candidate = run_of("kl + mse", tmp_path).config()
+    candidate = run_of("labels + kl + mse", tmp_path).config()
     for name, who in CONTENDERS.items():
         config = run_of(name, tmp_path).config()
         assert (config.student, config.optimiser) == (candidate.student, candidate.optimiser)
@@ -78,9 +78,9 @@ def test_contenders_differ_in_nothing_but_what_they_state(tmp_path: Path) -> Non
 
 def test_answers_of_other_settings_lie_elsewhere(tmp_path: Path) -> None:
     runs = [run_of(name, tmp_path) for name in CONTENDERS]
-    runs += [run_of("kl + mse", tmp_path, seed=1), run_of("kl + mse", tmp_path, epochs=2)]
+    runs += [run_of("labels + kl + mse", tmp_path, seed=1), run_of("labels + kl + mse", tmp_path, epochs=2)]
     assert len({run.answers for run in runs}) == len(runs)
-    assert run_of("kl + mse", tmp_path).answers == run_of("kl + mse", tmp_path).answers
+    assert run_of("labels + kl + mse", tmp_path).answers == run_of("labels + kl + mse", tmp_path).answers
 
 
 def test_an_interval_is_that_of_the_normal_distribution() -> None:
@@ -95,11 +95,11 @@ def test_pairs_are_pairs_of_the_same_image() -> None:
     facts = compare(
         {
             "supervised": {"a": [True, False], "b": [False, False], "c": [True, True]},
-            "kl + mse": {"c": [True, True], "b": [True, False], "a": [True, True]},
+            "labels + kl + mse": {"c": [True, True], "b": [True, False], "a": [True, True]},
             "reference": {"a": [False, False]},
         }
     )
-    assert facts["kl + mse"]["top1"] == pytest.approx(100 * 5 / 6)
-    assert facts["kl + mse"]["against supervised"][0] == pytest.approx(100 / 3)
-    assert facts["kl + mse"]["against reference"] == (100, 100, 100)  # the only image that both were asked about
+    assert facts["labels + kl + mse"]["top1"] == pytest.approx(100 * 5 / 6)
+    assert facts["labels + kl + mse"]["against supervised"][0] == pytest.approx(100 / 3)
+    assert facts["labels + kl + mse"]["against reference"] == (100, 100, 100), "the one that both were asked"
     assert "against supervised" not in facts["supervised"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from embedkd.errors import TrainingError
 from embedkd.join import Samples, check_coverage
+from embedkd.losses import similarity_kl
 from embedkd.records import LOGITS, blake2b_hex, canonical_json
 from embedkd.sources.shards import index_shards, list_data
 from embedkd.store.schema import MAX_CLASSES
@@ -23,7 +24,7 @@ from embedkd.training.targets import (
 from embedkd.training.terms import Term, build_terms, spread_terms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from embedkd.config import Config
     from embedkd.records import Split
@@ -127,6 +128,7 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
         splits.notes.append(
             "class sets and heads are as the store has them: they may have been made of samples that are held out now"
         )
+    splits.notes += _advice(teachers, terms)
     names = next((t.view.store.class_names for t in teachers if t.view.store.class_names is not None), None)
     lead = teachers[0].view
     return TrainingData(
@@ -142,6 +144,17 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
         teachers=teachers,
         notes=tuple(splits.notes),
     )
+
+
+def _advice(teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]") -> "Iterator[str]":
+    """What nobody can check, and what other losses were made for."""
+    for term in (term for term in terms if term.entry.from_store):
+        chosen = speakers(teachers, term.output) if term.teacher is None else (term.teacher,)
+        for spec in (teacher.view.spec for teacher in teachers if teacher.name in chosen):
+            if term.output == LOGITS and spec.derived_from is None:
+                yield f"{term.name} takes the logits of {spec.name} for those of this data's classes, in their order"
+            if term.entry.function is similarity_kl and spec.logit_bias is not None:
+                yield f"{spec.name} learned with a sigmoid for each pair: similarity_binary_kl compares those"
 
 
 def _needs_logits(terms: "Sequence[Term]", weights: "Mapping[str, float]", teacher: str) -> bool:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from embedkd.config import Config
+from embedkd.config import RECIPES, AverageConfig, Config
+from embedkd.config.tuning import HeadConfig
 from embedkd.errors import ConfigError, Interrupted, TrainingError
+from embedkd.heads import make_head
 from embedkd.online import train_online
 from embedkd.rundir import RunDir
+from embedkd.store import TeacherView
 from embedkd.training import train
 from embedkd.training.memory import PeakMemory
 from tests.online.conftest import UNAUGMENTED, ConfigOf, Loaded
@@ -30,6 +33,18 @@ def test_without_augmentation_it_is_the_stored_run(config_of: ConfigOf) -> None:
     assert result.online_teacher
     assert "with the teacher in the loop" in str(result)
     assert curve(online) == curve(stored)
+
+
+def test_hinton_with_the_teacher_and_its_head_in_the_loop(view: TeacherView, config_of: ConfigOf) -> None:
+    make_head(HeadConfig(store=view.store.storage.url, output="pooled", folds=2, device="cpu"), AverageConfig())
+    losses = dict(RECIPES["hinton"].losses)
+    stored, online = (config_of(*UNAUGMENTED, losses=losses, out=out) for out in ("stored", "online"))
+    assert train(stored).teacher == f"{view.spec.name}+linear"
+    train_online(online)
+    for ours, theirs in zip(curve(online), curve(stored), strict=True):
+        if ours["kind"] == "train":
+            assert ours["terms"] == pytest.approx(theirs["terms"], rel=2e-3)
+            assert ours["terms"]["kl"] > 0
 
 
 def test_rows_differ_by_their_encoding_alone(config_of: ConfigOf) -> None:

@@ -118,7 +118,7 @@ def write_store(
             keys=np.array([key_hash(f"{split}-{n:03d}") for n in numbers], dtype=np.uint64),
             labels=np.array([-1 if n in hidden else n % 3 for n in numbers], dtype=np.int32),
             places=places_in(folder / "data" / slot.shard.url),
-            outputs={o: {"pooled": rows, "logits": rows[:, : 3 if logits is None else logits.dim]}[o] for o in outputs},
+            outputs={o: rows[:, : 3 if logits is None else logits.dim] if o == "logits" else rows for o in outputs},
             status=dict.fromkeys(outputs, status),
             source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
         )

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import torch
 from embedkd.config import Config
 from embedkd.errors import ConfigError, Interrupted, UnknownNameError
 from embedkd.progress import Silent
+from embedkd.records import OutputSpec
 from embedkd.rundir import RunDir, read_json
+from embedkd.store import open_store
 from embedkd.training import load_student, train
 from embedkd.training.checkpoint import read_checkpoint
+from embedkd.training.data import open_data
 from embedkd.training.plan import Plan
+from embedkd.training.terms import build_terms
+from tests.training.conftest import SPEC
 
 ConfigOf = Callable[..., Config]
 KINDS = {
@@ -170,6 +176,31 @@ def test_an_inner_layer_is_compared_where_a_loss_names_one(config_of: ConfigOf) 
     assert student(torch.zeros(2, 3, 16, 16)).taps["patch_mean@1"].shape == (2, student.tap_dims["patch_mean@1"])
     projection = read_checkpoint(RunDir(Path(config.train.out)).checkpoint).objective
     assert any(tensor.shape[-1] == student.tap_dims["patch_mean@1"] for tensor in projection.values())
+
+
+def test_an_inner_layer_is_compared_with_one_of_the_teacher(
+    config_of: ConfigOf, data: Path, tmp_path: Path, make_store: Callable[..., Path]
+) -> None:
+    width = SPEC.outputs[0].dim
+    spec = replace(SPEC, outputs=(*SPEC.outputs, OutputSpec("cls", width)), layers=6)
+    (tmp_path / "data").symlink_to(data / "data")
+    store = make_store(tmp_path, open_store(data / "store.zarr").shards, spec=spec, outputs=("pooled", "cls@-4"))
+    config = config_of(
+        f"train.targets={store}",
+        "losses={cross_entropy=0.5, mse=0.5}",
+        'loss_options={mse={output="cls@-4", tap="cls@-2"}}',
+        *("augment.flip=0", "augment.crop_padding_px=0", "train.epochs=1"),
+    )
+
+    train(config)
+
+    run = RunDir(Path(config.train.out))
+    student, card = load_student(run)
+    assert card.options.taps == ("cls@-2",)
+    (weight,) = (one for name, one in read_checkpoint(run.checkpoint).objective.items() if name.endswith("weight"))
+    assert weight.shape == (width, student.tap_dims["cls@-2"])
+    made = open_data(config, build_terms(config.losses, config.loss_options))
+    assert [target.output for target in made.train.targets] == ["cls@-4"]
 
 
 def test_a_layer_that_the_student_lacks_is_told_before_anything_is_written(config_of: ConfigOf) -> None:

@@ -77,6 +77,16 @@ def _config(sets: list[str]) -> Config:
     return load_config(values={"recipe": "clip-embed-kd"}, sets=sets)
 
 
+def learns_online(sets: list[str]) -> None:
+    """A run with a tiny teacher in the loop, whatever its name."""
+    import embedkd.teachers
+    from embedkd.online import train_online
+    from tests.tiny import TinyTeacher
+
+    embedkd.teachers.load_teacher = lambda *_: TinyTeacher()
+    train_online(load_config(sets=sets))
+
+
 def _befall(faults: dict[str, Any]) -> None:
     update, batch, best = Learner.update, JoinedShards.batch, Recorder.best
 
@@ -99,7 +109,12 @@ def _befall(faults: dict[str, Any]) -> None:
     JoinedShards.batch = read  # type: ignore[method-assign]
 
 
-ROLES: dict[str, Callable[..., None]] = {"trains": trains, "learns": learns, "dies_at_effect": dies_at_effect}
+ROLES: dict[str, Callable[..., None]] = {
+    "trains": trains,
+    "learns": learns,
+    "learns_online": learns_online,
+    "dies_at_effect": dies_at_effect,
+}
 
 
 def start(request: dict[str, Any]) -> int:
