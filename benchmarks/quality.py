@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="finished parts are kept here; a temporary folder by default")
     parser.add_argument("--shots", type=int, default=10, help="labelled images a class; 0 for all")
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--fold", action="append", type=int, help="only this one of them; repeat for several")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", action="append", choices=list(CONTENDERS), help="repeat for several")
@@ -237,7 +238,7 @@ def main() -> None:
     names = options.only or list(USUAL)
     with tempfile.TemporaryDirectory() as temporary:
         home = (options.work or Path(temporary)).resolve() / f"shots-{options.shots}-of-{options.folds}"
-        folds = [Fold(number, home / f"fold-{number}") for number in range(options.folds)]
+        folds = [Fold(number, home / f"fold-{number}") for number in options.fold or range(options.folds)]
         for fold in folds:
             fold.home.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
@@ -255,7 +256,7 @@ def main() -> None:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # or it would first end what is still queued
                 raise
-    print(f"\n{options.shots or 'all'} labels a class, {options.folds} folds x {options.seeds} seeds")
+    print(f"\n{options.shots or 'all'} labels a class, {len(folds)} folds x {options.seeds} seeds")
     show(facts)
     finish("quality", {"shots": options.shots, "runs": printed, "contenders": facts}, options.json)
 
