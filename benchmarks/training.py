@@ -11,7 +11,9 @@ on two cores. The setting is the paper's: student vit-base at 32 px, batch 64, t
 drawn, and so are the rows in the stores: neither changes the cost.
 
 Memory is the peak of the whole process until the end of its last step, and net of what was in use before the run was
-planned, when all but a teacher's libraries had been imported: resident pages on a CPU, torch's allocations on CUDA.
+planned, when all but a teacher's libraries had been imported: resident pages on a CPU, torch's allocations on CUDA. On
+a CPU it depends on how the allocator's heap happens to be cut up: one and the same run takes up to 5 % more or less. So
+it is the median over several processes of all variants without a teacher in the loop.
 On a machine that does other things too, look at the processor time beside the wall time.
 """
 
@@ -139,7 +141,7 @@ class Runner:
         theirs.close()  # or a death over there would not be seen here
 
     def ready(self) -> None:
-        """Wait until it is built, and take steps that are not counted: for the first few, memory is new to the process."""
+        """Wait until it is built, and take steps that are not counted: in the first few, memory is new to it."""
         began = time.perf_counter()
         self._pipe.recv()
         self._ask(1 if self.variant.steps == 1 else 2 * self.variant.steps)
@@ -164,6 +166,16 @@ class Runner:
         self._pipe.send(steps)
         told: Steps = self._pipe.recv()
         return told
+
+
+def end_of(variant: Variant) -> End:
+    """What one more process tells, after as many steps as the others took uncounted."""
+    runner = Runner(variant)
+    try:
+        runner.ready()
+        return runner.end()
+    finally:
+        runner.close()
 
 
 def write_store(folder: Path, teacher: str, device: str, pipe: Connection) -> None:
@@ -253,7 +265,7 @@ class Table:
     """What was measured, and how it is shown."""
 
     runners: list[Runner]
-    ends: dict[str, End]
+    ends: Mapping[str, Sequence[End]]
     teachers: Mapping[str, TeacherSize]
 
     def ratio(self, over: str, under: str, value: Callable[[Steps], float]) -> dict[str, float]:
@@ -263,18 +275,22 @@ class Table:
 
     def memory_ratio(self, over: str, under: str, *, net: bool) -> float:
         """Of two variants' peaks."""
-        peaks = [self.ends[name].memory["peak_bytes"] for name in (over, under)]
-        starts = [self.ends[name].memory["start_bytes"] if net else 0 for name in (over, under)]
-        return float((peaks[0] - starts[0]) / (peaks[1] - starts[1]))
+        return statistics.median(self._bytes(over, net=net)) / statistics.median(self._bytes(under, net=net))
+
+    def _bytes(self, name: str, *, net: bool) -> list[float]:
+        """Peaks of a variant's processes."""
+        found = [end.memory for end in self.ends[name]]
+        return [float(memory["peak_bytes"] - (memory["start_bytes"] if net else 0)) for memory in found]
 
     def show(self) -> dict[str, Any]:
         """Print all of it; the same as facts."""
-        print(f"\n{'variant':<20} {'s a step':>9} {'cpu s':>7} {'peak MB':>9} {'net MB':>8}")
+        print(f"\n{'variant':<20} {'s a step':>9} {'cpu s':>7} {'peak MB':>9} {'net MB':>8}  (range over processes)")
         for runner in self.runners:
-            name, memory = runner.variant.name, self.ends[runner.variant.name].memory
+            name = runner.variant.name
             wall, cpu = (statistics.median(getattr(s, key) for s in runner.found) for key in ("wall_s", "cpu_s"))
-            peak, net = memory["peak_bytes"] / _MB, (memory["peak_bytes"] - memory["start_bytes"]) / _MB
-            print(f"{name:<20} {wall:9.3f} {cpu:7.3f} {peak:9.0f} {net:8.0f}")
+            peaks, nets = ([value / _MB for value in self._bytes(name, net=net)] for net in (False, True))
+            middle = f"{statistics.median(peaks):9.0f} {statistics.median(nets):8.0f}"
+            print(f"{name:<20} {wall:9.3f} {cpu:7.3f} {middle}  ({min(nets):.0f} to {max(nets):.0f})")
         facts: dict[str, Any] = {"stored": {}, "online": {}}
         print("\nagainst supervised (medians of rounds, and their range)")
         for name in (MEANS, ROWS):
@@ -297,7 +313,7 @@ class Table:
         name, goal = f"online {teacher}", ONLINE_GOALS.get(teacher)
         wall, cpu = (self.ratio(name, ROWS, value) for value in (_wall, _cpu))
         peak, net = (self.memory_ratio(name, ROWS, net=net) for net in (False, True))
-        student = self.ends[ROWS]
+        student = self.ends[ROWS][0]
         against = "" if goal is None else f", goal >= {goal:g}: {_met(wall['median'] >= goal)}"
         print(f"  {teacher:<10} step {_shown(wall, 1)} times{against}; processor time {_shown(cpu, 1)}")
         print(f"  {'':<10} peak memory {peak:.2f} times, net of imports {net:.2f} times")
@@ -345,6 +361,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=4, help="in a measure, of all but the teachers in the loop")
     parser.add_argument("--online-rounds", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=5, help="whose memory is measured, of each variant")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto", help="of the students; teachers have that of their device")
     parser.add_argument("--json", type=Path)
@@ -360,17 +377,20 @@ def main() -> None:
                 runner.ready()
             for runner in turns(runners):
                 runner.measure()
-            ends = {runner.variant.name: runner.end() for runner in runners}
+            ends = {runner.variant.name: [runner.end()] for runner in runners}
         finally:
             for runner in runners:
                 runner.close()
+        for runner in runners:
+            if not runner.variant.values.get("train.online_teacher"):
+                ends[runner.variant.name] += [end_of(runner.variant) for _ in range(options.processes - 1)]
     table = Table(runners, ends, {teacher: size for teacher, (_, size) in stores.items()})
     facts = table.show()
     print(f"\n{time.perf_counter() - began:.0f} s in all; {len(runners[0].found)} rounds of {options.steps} steps")
     measured = {r.variant.name: [asdict(steps) for steps in r.found] for r in runners}
     finish(
         "training",
-        {**facts, "steps": measured, "ends": {name: asdict(end) for name, end in ends.items()}},
+        {**facts, "steps": measured, "ends": {name: [asdict(one) for one in found] for name, found in ends.items()}},
         options.json,
     )
 
