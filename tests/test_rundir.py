@@ -37,11 +37,11 @@ def test_a_folder_with_a_run_is_not_begun_again(run: RunDir) -> None:
 
 
 def test_another_config_does_not_go_on(run: RunDir) -> None:
-    run.claim(load_config(sets=["losses.mse=1"]))
+    run.claim(load_config(sets=["losses.cosine=1"]))
     with pytest.raises(CheckpointError) as caught:
         run.check(load_config(sets=["optimiser.lr=2e-3"]), resume=True)
     first, second = str(caught.value).split("\n")
-    assert "losses.mse was 1.0, is unset; optimiser.lr was 0.001, is 0.002" in first
+    assert "losses.cosine was 1.0, is unset; optimiser.lr was 0.001, is 0.002" in first
     assert "undo the change" in second
 
 

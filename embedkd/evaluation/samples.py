@@ -1,7 +1,7 @@
 """Which samples a student is evaluated on: those it was trained beside, or any other shards of its classes."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from embedkd.errors import JoinError, SourceError, StorageError, StoreError, TrainingError
 from embedkd.join import Samples, shard_samples
@@ -11,11 +11,27 @@ from embedkd.training.data import open_data
 from embedkd.training.terms import build_terms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from embedkd.config import Config
+    from embedkd.training.data import TrainingData
 
 Splits = dict[Split, Samples]
+_TRAINING: Final = "training split"
+
+
+def own_data(config: "Config") -> "TrainingData":
+    """What a run was trained on, in whole images.
+
+    Raises:
+        TrainingError: Its store or its shards cannot be opened any more.
+    """
+    try:
+        # With its losses, so that the same samples take part; in whole images, whatever the student learned from.
+        whole = replace(config, train=replace(config.train, views=0))
+        return open_data(whole, build_terms(config.losses, config.loss_options))
+    except (StoreError, SourceError, StorageError) as error:
+        raise TrainingError(f"{error}\nthe run was trained on it; name the shards to evaluate with --data") from error
 
 
 def own_splits(config: "Config") -> Splits:
@@ -24,14 +40,26 @@ def own_splits(config: "Config") -> Splits:
     Raises:
         TrainingError: Its store or its shards cannot be opened any more.
     """
-    try:
-        # With its losses, so that the same samples take part; in whole images, whatever the student learned from.
-        whole = replace(config, train=replace(config.train, views=0))
-        data = open_data(whole, build_terms(config.losses, config.loss_options))
-    except (StoreError, SourceError, StorageError) as error:
-        raise TrainingError(f"{error}\nthe run was trained on it; name the shards to evaluate with --data") from error
+    return splits_of(own_data(config))
+
+
+def splits_of(data: "TrainingData") -> Splits:
+    """Those that have samples."""
     found = {"train": data.train, "val": data.val, "test": data.test}
     return {split: samples for split in SPLITS if (samples := found[split]) is not None}
+
+
+def grown_since(result: "Mapping[str, Any] | None", data: "TrainingData") -> list[str]:
+    """What to know where the training split is another one than when the run ended; nothing where it is the same.
+
+    Args:
+        result: What the run wrote at its end; None before.
+        data: What it would be trained on now.
+    """
+    then = (result or {}).get("data", {}).get(_TRAINING)
+    if then in {None, data.identity[_TRAINING]}:
+        return []
+    return ["the training split has other samples than when the run ended: some that are held out now may be known"]
 
 
 def shard_splits(data: str, class_names: "Sequence[str] | None") -> Splits:

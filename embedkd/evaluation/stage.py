@@ -11,7 +11,7 @@ from embedkd.evaluation.details import Details
 from embedkd.evaluation.document import Evaluation, write_evaluation
 from embedkd.evaluation.looking import Look
 from embedkd.evaluation.measures import Measures
-from embedkd.evaluation.samples import Splits, choose, own_splits, shard_splits
+from embedkd.evaluation.samples import Splits, choose, grown_since, own_data, own_splits, shard_splits, splits_of
 from embedkd.evaluation.top1 import accuracy
 from embedkd.join.held_out import held_out
 from embedkd.progress import Progress, Silent
@@ -78,8 +78,12 @@ def evaluate_run(
     config = folder.read_config()
     look = Look.of(folder, config, device, workers, progress or Silent())
     where = data or config.data.shards or stores_of(config.train.targets)
-    splits = own_splits(config) if data is None else shard_splits(data, look.card.class_names)
-    task = _Task(folder, config, look, measures, split, where, splits)
+    if data is None:
+        own = own_data(config)
+        splits, notes = splits_of(own), grown_since(folder.read_result(), own)
+    else:
+        splits, notes = shard_splits(data, look.card.class_names), []
+    task = _Task(folder, config, look, measures, split, where, splits, notes=notes)
     evaluation = task.evaluate(choose(splits, split, where))
     write_evaluation(folder, evaluation)
     return evaluation.to_json()

@@ -1,7 +1,7 @@
 """What ``embedkd train`` does, from a config to a finished run folder."""
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ class TrainResult:
         workers: Processes that read and decoded.
         multiply_adds: Of the student's matrix products and convolutions for one image.
         online_teacher: Whether the teacher ran in every step, in place of its stored rows.
+        data: Part of what was learned from to a digest of it, as in `TrainingData.identity`.
     """
 
     student: str
@@ -77,6 +78,7 @@ class TrainResult:
     workers: int
     multiply_adds: int = 0
     online_teacher: bool = False
+    data: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -258,4 +260,5 @@ def _result(plan: Plan, run: RunDir, position: "Position") -> TrainResult:
         workers=plan.workers,
         multiply_adds=card.multiply_adds,
         online_teacher=plan.config.train.online_teacher,
+        data=dict(plan.data.identity),
     )

@@ -1,9 +1,10 @@
 """A student trained for two steps, from a store and from plain shards, in folders that each test may break."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -58,12 +59,14 @@ def says(key: str, output: str, label: int) -> NDArray[np.float32]:
     return row if output == "cls" else np.negative(row)
 
 
-def write_store(path: Path, data: Path, spec: TeacherSpec = SPEC) -> None:
+def write_store(
+    path: Path, data: Path, spec: TeacherSpec = SPEC, rows: Mapping[Split, int] = MappingProxyType(ROWS)
+) -> None:
     """What a tiny teacher says of them: embeddings, of a pair also logits and class texts."""
     outputs = ("cls",) if spec is SPEC else ("image", "logits")
     shards = tuple(
-        Shard(tar.name, split, tar.stat().st_size, ROWS[split], blake2b_hex(tar.read_bytes()))
-        for split in ROWS
+        Shard(tar.name, split, tar.stat().st_size, rows[split], blake2b_hex(tar.read_bytes()))
+        for split in rows
         for tar in data.glob(f"{split}-*.tar")
     )
     store = create_store(LocalStorage(path), shards, root="../data", classes=tuple(NAMES), policy=DecodePolicy())
@@ -71,7 +74,7 @@ def write_store(path: Path, data: Path, spec: TeacherSpec = SPEC) -> None:
     for slot in store.slots:
         keys = [f"{slot.shard.split}-000000/{number:03d}" for number in range(slot.rows)]
         labels = [number % CLASSES for number in range(slot.rows)]
-        rows = SlotRows(
+        made = SlotRows(
             keys=np.array([key_hash(key) for key in keys], np.uint64),
             labels=np.array(labels, np.int32),
             places=places_in(data / slot.shard.url),
@@ -79,13 +82,13 @@ def write_store(path: Path, data: Path, spec: TeacherSpec = SPEC) -> None:
             status={output: np.full(slot.rows, RowStatus.OK, np.uint8) for output in outputs},
             source={"url": slot.shard.url, "bytes": slot.shard.size_bytes, "blake2b": slot.shard.blake2b},
         )
-        writer.write(slot, rows, {})
+        writer.write(slot, made, {})
     view = store.teacher()
     write_class_set(view, outputs[0], average(view, outputs[0], samples_per_class=100, seed=0))
     if spec is not SPEC:
         counts, spread = np.ones(CLASSES, np.int64), np.zeros(CLASSES, np.float32)
-        made = ClassSet("prompts-simple", TEXTS, counts, spread, 1, 0, prompts_digest(PROMPTS, NAMES), PROMPTS)
-        write_class_set(view, "text", made)
+        texts = ClassSet("prompts-simple", TEXTS, counts, spread, 1, 0, prompts_digest(PROMPTS, NAMES), PROMPTS)
+        write_class_set(view, "text", texts)
 
 
 def config_of(folder: Path, *sets: str) -> Config:
