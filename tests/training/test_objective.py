@@ -285,7 +285,7 @@ def test_logits_of_other_classes_are_refused() -> None:
         objective({"kl": 1.0}, {"kl": TermTargets("logits", 1000)})
     assert str(caught.value) == (
         "losses.kl: the teacher's logits are of 1000 classes, the data has 3\n"
-        "fit a head on its rows with embedkd head, then name that with --teacher"
+        "fit a head on its rows with embedkd head; it is found in the store by itself"
     )
 
 

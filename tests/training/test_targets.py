@@ -171,7 +171,7 @@ def test_a_teacher_without_logits_needs_a_head(
         of_one(open_store(str(store)).teacher(), build_terms({"kl": 1.0}, {}), config_of())
     first, second = str(caught.value).split("\n")
     assert first.startswith("losses.kl compares with logits, test:mean-colour in ")
-    assert second == "fit a head on its rows with embedkd head, then name that with --teacher"
+    assert second == f"fit a head on its rows with embedkd head {store}, or name another loss"
 
 
 def test_the_identity_is_that_of_the_numbers(found: Callable[..., TermTargets]) -> None:
