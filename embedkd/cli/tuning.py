@@ -112,7 +112,7 @@ def head_command(
         print_json(result.to_json())
         return
     say(result)
-    say(f"next: embedkd train --targets {result.store} --teacher {result.derived_id}")
+    say(f"next: embedkd train --targets {result.store} --recipe embedkd-head")
 
 
 def _as_path(folder: str) -> str:

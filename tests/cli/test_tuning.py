@@ -23,7 +23,7 @@ def test_head_says_what_it_measured_and_what_is_next(embedkd: Command, copy: Pat
     assert first.startswith("packaged:efficientnet-lite0+linear: logits of 3 classes, top-1 train (out of fold)")
     assert "test" in first
     assert ", l2 " in first
-    assert second.startswith(f"next: embedkd train --targets {copy} --teacher packaged-efficientnet-lite0-linear-")
+    assert second == f"next: embedkd train --targets {copy} --recipe embedkd-head"
     assert "has the lowest cross-entropy on the validation split" in err
     code, out, _ = embedkd("store", "info", copy)
     assert "logits" in out
