@@ -12,7 +12,7 @@ drawn, and so are the rows in the stores: neither changes the cost.
 
 Memory is the peak of the whole process until the end of its last step, and net of what was in use before the run was
 planned, when all but a teacher's libraries had been imported: resident pages on a CPU, torch's allocations on CUDA. On
-a CPU it depends on how the allocator's heap happens to be cut up: one and the same run takes up to 5 % more or less. So
+a CPU it depends on how the allocator's heap happens to be cut up: one and the same run takes up to 9 % more or less. So
 it is the median over several processes of all variants without a teacher in the loop.
 On a machine that does other things too, look at the processor time beside the wall time.
 """
