@@ -12,8 +12,7 @@ _SLOPE: Final = 1.702
 class FusedQuickGELU(nn.Module):
     """``x * sigmoid(1.702 x)``, as ``silu(1.702 x) / 1.702``: the same function, rounded elsewhere.
 
-    timm's form keeps two activations for the backward pass and makes eight passes in all; this one keeps one and makes
-    six. The paper's students spend a third of a step there on a CPU.
+    timm's form keeps two activations for the backward pass; this one keeps one.
 
     Source: D. Hendrycks and K. Gimpel 2016, "Gaussian Error Linear Units", section 2 (the sigmoid approximation).
     """

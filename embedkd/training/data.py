@@ -20,6 +20,7 @@ from embedkd.training.targets import (
     identity_of,
     sources_of,
     target_name,
+    teachers_of,
 )
 from embedkd.training.terms import Term, build_terms, spread_terms
 
@@ -128,7 +129,7 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
         splits.notes.append(
             "class sets and heads are as the store has them: they may have been made of samples that are held out now"
         )
-    splits.notes += _advice(teachers, terms)
+    splits.notes += _advice(teachers, terms, shares)
     names = next((t.view.store.class_names for t in teachers if t.view.store.class_names is not None), None)
     lead = teachers[0].view
     return TrainingData(
@@ -146,10 +147,12 @@ def _open_stores(config: "Config", terms: "Sequence[Term]") -> TrainingData:
     )
 
 
-def _advice(teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]") -> "Iterator[str]":
+def _advice(
+    teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]", shares: "Mapping[str, float]"
+) -> "Iterator[str]":
     """What nobody can check, and what other losses were made for."""
     for term in (term for term in terms if term.entry.from_store):
-        chosen = speakers(teachers, term.output) if term.teacher is None else (term.teacher,)
+        chosen = teachers_of(term, teachers, shares)
         for spec in (teacher.view.spec for teacher in teachers if teacher.name in chosen):
             if term.output == LOGITS and spec.derived_from is None:
                 yield f"{term.name} takes the logits of {spec.name} for those of this data's classes, in their order"
@@ -176,10 +179,7 @@ def _used(
     teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]", shares: "Mapping[str, float]"
 ) -> tuple[RunTeacher, ...]:
     """The teachers that a loss compares with."""
-    asked = {term.teacher for term in terms if term.entry.from_store}
-    for term in terms:
-        if term.entry.from_store and term.teacher is None:
-            asked |= {name for name in speakers(teachers, term.output) if shares[name]}
+    asked = {name for term in terms if term.entry.from_store for name in teachers_of(term, teachers, shares)}
     return tuple(teacher for teacher in teachers if teacher.name in asked)
 
 

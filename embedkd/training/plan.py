@@ -23,7 +23,7 @@ from embedkd.training.objective import Objective
 from embedkd.training.optim import Schedule, build_optimiser
 from embedkd.training.saved import StudentCard, begin_student
 from embedkd.training.state import Learner
-from embedkd.training.stores import named_entries
+from embedkd.training.stores import found_before, named_entries
 from embedkd.training.terms import Term, build_terms, check_batch_size
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from embedkd.config import Config, StudentConfig
     from embedkd.join import Batch
     from embedkd.join.dataset import Transform
+    from embedkd.rundir import RunDir
     from embedkd.students import Student
     from embedkd.training.live import LiveTeacher
 
@@ -214,6 +215,16 @@ class Plan:
         dataset = JoinedShards(samples, view, global_batch_size=self.division.part_rows, ranks=ranks, **order)
         dataset = dataset.beside(beside or {})
         return make_loader(dataset, workers=self.workers, pin_memory=self.device.type == "cuda")
+
+
+def as_begun(config: "Config", run: "RunDir") -> "Config":
+    """The config with the teachers that a run found when it began; its stores may have got others."""
+    if not run.config.exists():
+        return config
+    begun = run.read_config().train
+    if begun.teacher != config.train.teacher:
+        return config
+    return replace(config, train=replace(config.train, targets=found_before(config.train.targets, begun.targets)))
 
 
 def _view_mismatch(config: "Config", data: TrainingData) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from embedkd.training.device import device_name
 from embedkd.training.distributed import Ranks
 from embedkd.training.logs import require_logs
 from embedkd.training.objective import TermLoss
-from embedkd.training.plan import Plan
+from embedkd.training.plan import Plan, as_begun
 from embedkd.training.reading import shard_bytes, target_bytes
 from embedkd.training.trial import Trial, try_steps
 
@@ -120,9 +120,10 @@ def preview(config: "Config", *, resume: bool = False, progress: Progress | None
     ):
         if wanted:
             raise ConfigError(f"--dry-run plans a run of one process from stored targets; {remedy}")
-    RunDir(Path(config.train.out)).check(config, resume=resume)
+    run = RunDir(Path(config.train.out))
+    run.check(config, resume=resume)
     require_logs(config.train.logs)
-    plan = Plan.of(config)
+    plan = Plan.of(as_begun(config, run))
     data, budget = plan.data, plan.budget
     watch.line(f"taking {min(_STEPS, budget.steps)} steps to see what they cost; nothing is written")
     trial, learner, card = try_steps(replace(plan, workers=0), _STEPS)

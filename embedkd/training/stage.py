@@ -1,7 +1,7 @@
 """What ``embedkd train`` does, from a config to a finished run folder."""
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,10 @@ from embedkd.training.distributed import Ranks, joined
 from embedkd.training.logs import open_logs, require_logs
 from embedkd.training.loop import fit
 from embedkd.training.memory import PeakMemory
-from embedkd.training.plan import Plan
+from embedkd.training.plan import Plan, as_begun
 from embedkd.training.recorder import Onlooker, Recorder
 from embedkd.training.saved import load_student
 from embedkd.training.signals import stop_wish
-from embedkd.training.stores import found_before
 from embedkd.training.validation import accuracy
 
 if TYPE_CHECKING:
@@ -129,7 +128,7 @@ def _train(config: "Config", ranks: Ranks, watch: Progress, live: "LiveMaker | N
         watch.line(f"{run.path} is finished already; name another folder with --out to train again")
         return result_from(TrainResult, finished, run.result)
     require_logs(config.train.logs)
-    plan = Plan.of(_as_begun(config, run), ranks)
+    plan = Plan.of(as_begun(config, run), ranks)
     if plan.device.type == "cpu":
         tune_allocator()
     elif ranks.several:
@@ -146,16 +145,6 @@ def _train(config: "Config", ranks: Ranks, watch: Progress, live: "LiveMaker | N
     if ranks.first:
         write_json(run.result, result.to_json())
     return result
-
-
-def _as_begun(config: "Config", run: RunDir) -> "Config":
-    """The config with the teachers that a run found when it began; its stores may have got others."""
-    if not run.config.exists():
-        return config
-    begun = run.read_config().train
-    if begun.teacher != config.train.teacher:
-        return config
-    return replace(config, train=replace(config.train, targets=found_before(config.train.targets, begun.targets)))
 
 
 def _fit(plan: Plan, run: RunDir, watch: Progress, make_live: "LiveMaker | None") -> TrainResult:

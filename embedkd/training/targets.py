@@ -71,6 +71,13 @@ def target_name(teacher: "RunTeacher", output: str, *, several: bool) -> str:
     return f"{teacher.name}:{output}" if several else output
 
 
+def teachers_of(term: "Term", teachers: "Sequence[RunTeacher]", shares: "Mapping[str, float]") -> tuple[str, ...]:
+    """Names of the teachers that a loss of a run compares with: its own, or of an average all that have a share."""
+    if term.teacher is not None:
+        return (term.teacher,)
+    return tuple(name for name in speakers(teachers, term.output) if shares[name])
+
+
 def find_targets(
     teachers: "Sequence[RunTeacher]", terms: "Sequence[Term]", config: "Config", shares: "Mapping[str, float]"
 ) -> dict[str, TermTargets]:
@@ -93,11 +100,8 @@ def find_targets(
     for term in terms:
         if not term.entry.from_store or not teachers:
             continue
-        if term.teacher is None:
-            chosen = [name for name in speakers(teachers, term.output) if shares[name]]
-        else:
-            chosen = [term.teacher]
-            _check_head(term, teachers, named)
+        chosen = teachers_of(term, teachers, shares)
+        _check_head(term, teachers, named)
         said = {name: finders[name].find(term) for name in chosen}
         widths = {name: one.dim for name, one in said.items()}
         if len(set(widths.values())) > 1:
@@ -119,7 +123,7 @@ def find_targets(
 
 def _check_head(term: "Term", teachers: "Sequence[RunTeacher]", named: "Mapping[str, RunTeacher]") -> None:
     """Refuse a loss on logits of a named teacher that has none, where a head of the run has them."""
-    heads = [teacher.name for teacher in teachers if teacher.base == term.teacher]
+    heads = [teacher.name for teacher in teachers if term.teacher is not None and teacher.base == term.teacher]
     if heads and term.output == LOGITS and LOGITS not in named[str(term.teacher)].view.outputs:
         loss = term.name.partition("@")[0]
         raise ConfigError(

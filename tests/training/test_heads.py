@@ -19,6 +19,7 @@ from embedkd.store import open_store
 from embedkd.training import train
 from embedkd.training.data import TrainingData, open_data
 from embedkd.training.dropping import TeacherDropping
+from embedkd.training.preview import preview
 from embedkd.training.terms import build_terms
 from tests.training.conftest import SPEC, add_teacher
 from tests.training.test_recipes import StopAt
@@ -44,8 +45,16 @@ def store(data: Path, tmp_path: Path, make_store: MakeStore) -> Path:
     return path
 
 
-def head(path: Path, **options: object) -> None:
-    make_head(HeadConfig(store=str(path), folds=2, device="cpu", **options), AverageConfig())  # type: ignore[arg-type]
+def head(
+    path: Path,
+    *,
+    teacher: str | None = None,
+    output: str | None = None,
+    name: str | None = None,
+    l2: float | None = None,
+) -> None:
+    config = HeadConfig(store=str(path), folds=2, device="cpu", teacher=teacher, output=output, name=name, l2=l2)
+    make_head(config, AverageConfig())
 
 
 def facts(data: TrainingData) -> dict[str, tuple[float, str | None, str | None]]:
@@ -205,6 +214,7 @@ def test_the_same_command_goes_on_when_the_store_has_got_another_head(config_of:
     with pytest.raises(Interrupted):
         train(replace(config, train=replace(config.train, checkpoint_every_steps=1)), progress=StopAt(2))
     head(store, name="strict", l2=1.0)
+    assert len(preview(config, resume=True).losses) == 3, "and so does its plan"
     train(config, resume=True)
     assert RunDir(Path(config.train.out)).weights.read_bytes() == RunDir(Path(whole.train.out)).weights.read_bytes()
 

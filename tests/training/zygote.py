@@ -104,9 +104,9 @@ def _befall(faults: dict[str, Any]) -> None:
         time.sleep(faults.get("slow_best_s", 0))
         best(self, learner)
 
-    Recorder.best = kept  # type: ignore[method-assign]
-    Learner.update = updated  # type: ignore[method-assign]
-    JoinedShards.batch = read  # type: ignore[method-assign]
+    faulty = ((Recorder, "best", kept), (Learner, "update", updated), (JoinedShards, "batch", read))
+    for owner, name, function in faulty:
+        setattr(owner, name, function)
 
 
 ROLES: dict[str, Callable[..., None]] = {
